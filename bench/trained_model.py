@@ -18,10 +18,11 @@ from bitgolf.files import write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
+from bitgolf.pipeline.averaging import average
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.data import prepare
 from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import average, train
+from bitgolf.pipeline.training import train
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog

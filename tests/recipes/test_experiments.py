@@ -21,11 +21,12 @@ from bitgolf.config.parse import apply_assignment, from_json
 from bitgolf.config.spec import Spec
 from bitgolf.data.orders import ShuffledDocuments
 from bitgolf.model.build import build_on_meta
+from bitgolf.pipeline.averaging import average
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.compression import pack, quantize
 from bitgolf.pipeline.data import prepare
 from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import average, train
+from bitgolf.pipeline.training import train
 from bitgolf.recipes import describe, experiment_names, get_recipe, published_bpb, recipe_names
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.quick import QUICK_DIM, quick

@@ -18,11 +18,12 @@ from bitgolf.config.parse import apply_assignment
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.part import Scheduled
+from bitgolf.pipeline.averaging import average
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.compression import pack, quantize
 from bitgolf.pipeline.data import prepare
 from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import average, train
+from bitgolf.pipeline.training import train
 from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.report.log import RunLog

@@ -21,12 +21,13 @@ from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest, write_bytes
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import parameter_roles, read_weights
+from bitgolf.pipeline.averaging import write_averages
 from bitgolf.pipeline.calibration import CalibrationJob, calibrate_run, remaining_seconds
 from bitgolf.pipeline.compression import artifact_sizes
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.scoring import ScoringJob, score_on_rank
 from bitgolf.pipeline.script_data import link_shards, validation_text
-from bitgolf.pipeline.training import TrainingJob, train_rank, write_averages
+from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import encode_model

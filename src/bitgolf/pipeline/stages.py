@@ -12,6 +12,7 @@ import msgspec
 from bitgolf import __version__
 from bitgolf.config.requirements import requirements
 from bitgolf.files import json_digest
+from bitgolf.pipeline.averaging import average, averaging_inputs, load_checkpoint
 from bitgolf.pipeline.calibration import calibrate, calibration_inputs
 from bitgolf.pipeline.checkpoint_owner import check_training
 from bitgolf.pipeline.compression import check_fits, encode_weights, pack, pack_inputs, quantize, quantize_inputs
@@ -20,7 +21,7 @@ from bitgolf.pipeline.outputs import changed_output
 from bitgolf.pipeline.reporting import report, report_inputs
 from bitgolf.pipeline.scoring import score, score_inputs
 from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import average, averaging_inputs, load_checkpoint, train, training_inputs
+from bitgolf.pipeline.training import train, training_inputs
 from bitgolf.training.checkpoint import newest_file
 
 

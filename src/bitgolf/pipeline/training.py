@@ -1,4 +1,4 @@
-"""The stages `train` (shards to checkpoints) and `average` (the last checkpoint to the weights that are quantized)."""
+"""The stage `train`: shards to checkpoints."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
-from safetensors.torch import save as safetensors_bytes
 
-from bitgolf.average.average import Average
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import data_digest, load_manifest, open_split
-from bitgolf.errors import BitgolfError
-from bitgolf.files import write_bytes, write_json
+from bitgolf.files import write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import load_weights, parameter_roles
 from bitgolf.pipeline.calibration import measure_calibration_reserve
@@ -42,7 +39,7 @@ from bitgolf.runtime.progress import CalibrationReserve, TrainingProgress
 from bitgolf.training import checkpoint, loop, setup
 from bitgolf.training.rounded_weights import RoundedWeights
 from bitgolf.training.settings import Train
-from bitgolf.training.trainer import Trainer, extract_average_state
+from bitgolf.training.trainer import Trainer
 from bitgolf.training.validation import Validation
 from bitgolf.training.validator import Evaluate, model_weights
 
@@ -59,13 +56,6 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     resume: bool = False
     device: str = "auto"
-
-
-class AveragedWeights(msgspec.Struct, frozen=True):
-    """Outcome of the stage `average`. step: step of the checkpoint; by: class of the average, or `none`."""
-
-    step: int
-    by: str
 
 
 def training_inputs(run: Run) -> list[Any]:
@@ -271,43 +261,3 @@ def _progress(now: TrainingProgress, loss: float, tokens: int, validated: str) -
     seconds = max(now.elapsed_seconds, 1e-9)
     facts = (f"loss {loss:.3f}", f"{tokens / seconds:,.0f} tokens/s", f"step {now.step:,}", validated)
     return Progress("train", now.fraction, now.steps_left * seconds / max(now.step, 1), tuple(filter(None, facts)))
-
-
-# ---- the average ---------------------------------------------------------------------------------------------------
-
-
-def averaging_inputs(run: Run) -> list[Any]:
-    return [run.completed["train"]["key"]]
-
-
-def load_checkpoint(run: Run) -> None:
-    """Check of the stage `average`: read the last checkpoint. Raises `BitgolfError` if there is none or all are damaged."""
-    run.pending.checkpoint = checkpoint.load_latest(run.files.checkpoints)
-    if run.pending.checkpoint is None:
-        raise BitgolfError("there is no checkpoint", where=str(run.folder), hint="--from train trains again")
-
-
-def average(run: Run) -> AveragedWeights:
-    """Write the trained and the averaged weights of the last checkpoint, float32, without those of the objective.
-
-    Without an average in the recipe, both are the same.
-    """
-    if run.pending.checkpoint is None:
-        load_checkpoint(run)
-    assert run.pending.checkpoint
-    found, run.pending.checkpoint = run.pending.checkpoint, None
-    chosen = run.recipe().average
-    write_averages(found, chosen, run.files)
-    return AveragedWeights(step=found.step, by=chosen.name if chosen else "none")
-
-
-def write_averages(found: checkpoint.Checkpoint, chosen: Spec[Average] | None, files: RunFiles) -> None:
-    """Write the trained and the averaged weights of a checkpoint; see `average`. chosen: the recipe's average."""
-    live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # order of the average's state
-    means = live
-    if chosen:
-        state = extract_average_state(found.tensors)
-        means = dict(zip(live, chosen().result(state, list(live.values())), strict=True))
-    for file, weights in ((files.trained, live), (files.averaged, means)):
-        own = {k: v.float().contiguous() for k, v in weights.items() if not k.startswith("objective.")}
-        write_bytes(file, safetensors_bytes(own))
