@@ -96,7 +96,7 @@ CONTENDERS = (
 )
 
 
-class Setting(NamedTuple):
+class CommonSettings(NamedTuple):
     """What all runs of one call have in common."""
 
     seconds: float
@@ -108,7 +108,7 @@ class Setting(NamedTuple):
     by_steps: bool = False
 
 
-def scaled(contender: Contender, cap: int, setting: Setting) -> Spec[Recipe]:
+def scaled(contender: Contender, cap: int, setting: CommonSettings) -> Spec[Recipe]:
     """The contender in proportion, with contiguous scoring first and room for an artifact above the cap."""
     documents = max(1, setting.tokens // 1000)
     scale = Scale(
@@ -163,7 +163,7 @@ SCALABLE = ("TrellisCodec", "SdClip")
 """Codecs and clips with a continuous setting, by which `pack` reaches a cap."""
 
 
-def measure(contender: Contender, cap: int, seed: int, setting: Setting, data: Path, work: Path) -> Line:
+def measure(contender: Contender, cap: int, seed: int, setting: CommonSettings, data: Path, work: Path) -> Line:
     """Train, pack and score one run; continues what is in its folder."""
     recipe = scaled(contender, cap, setting)
     if setting.by_steps:
@@ -222,7 +222,7 @@ def pending(
 
 def run(options: argparse.Namespace) -> None:
     sizes = options.seconds, options.steps, options.tokens, options.rows, options.length
-    setting = Setting(*sizes, collect_environment(), options.by_steps)
+    setting = CommonSettings(*sizes, collect_environment(), options.by_steps)
     folders = {cap: shards(options.work, options.text or (), vocabulary(cap)) for cap in options.caps}
     corpora = {cap: corpus_id(folder) for cap, folder in folders.items()}
     for cap, seed, one in pending(read_lines(options.out), options, corpora):

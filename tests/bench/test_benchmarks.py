@@ -139,7 +139,7 @@ def test_a_run_is_trained_packed_to_the_cap_and_scored_by_commands(
 
     monkeypatch.setattr(recipes_by_cap, "bitgolf", command)
     monkeypatch.setattr(recipes_by_cap, "forecast", lambda recipe, vocab: recipe["model.dim"] * 1000)
-    setting = recipes_by_cap.Setting(2.0, 10, 2_000, 4, 64, {})
+    setting = recipes_by_cap.CommonSettings(2.0, 10, 2_000, 4, 64, {})
     (small,) = (one for one in recipes_by_cap.CONTENDERS if one.name == "bitgolf_small, tuned floats")
     line = recipes_by_cap.measure(small, 250_000, 3, setting, tmp_path / "data", tmp_path)
     (stored,) = tmp_path.glob("250000-bitgolf_small-tuned-floats-*-3.json")

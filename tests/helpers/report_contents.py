@@ -15,7 +15,7 @@ from bitgolf.pipeline.result import HeldOutText, RunResult
 from bitgolf.pipeline.state import RunInputs
 from bitgolf.pipeline.training_result import PartUsageRow
 from bitgolf.quantize.encoding import TensorReport
-from bitgolf.report.events import StepTime
+from bitgolf.report.events import MeasuredStep
 from bitgolf.score.result import BitBreakdown, BitsRow, MethodResult, RoundTripResult
 
 LEDGER = {
@@ -35,7 +35,7 @@ def losses(steps: int) -> list[tuple[int, float]]:
 def training(steps: int) -> TrainingCurve:
     """What the log of a training of this many steps says: a warm-down, slow first steps, checkpoints."""
     draw = random.Random(1)
-    times = [StepTime(step, 0.118 + 0.2 * (step == 1) + draw.gauss(0, 0.002)) for step in range(1, steps + 1)]
+    times = [MeasuredStep(step, 0.118 + 0.2 * (step == 1) + draw.gauss(0, 0.002)) for step in range(1, steps + 1)]
     return TrainingCurve(
         losses(steps),
         phases=[(7 * steps // 10, 0.7)],

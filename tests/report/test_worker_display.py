@@ -129,13 +129,14 @@ import sys, tempfile, time
 from pathlib import Path
 from bitgolf.report.display import open_display, shown_on
 from bitgolf.report.log import RunLog
+from bitgolf.report.observers import StopRequest
 from bitgolf.report.worker_display import showing_workers
 from bitgolf.runtime import launch
 WORKER = {WORKER!r}.replace("log.close()", "import time; time.sleep(1); log.close()")
 with shown_on(open_display()) as display, tempfile.TemporaryDirectory() as folder:
     RunLog().info("of the starter")
     with showing_workers(Path(folder), display):
-        launch._run([sys.executable, "-c", WORKER, folder])
+        launch._run([sys.executable, "-c", WORKER, folder], StopRequest())
 """
 
 

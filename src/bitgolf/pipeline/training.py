@@ -152,9 +152,7 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
     try:
         evaluate = _evaluation(job, rank, trainer)
         begun = setup.setup_trainer(trainer, rank.log)
-        batch = f"{settings.rows} x {settings.length}"
-        rank.log.info(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
-        rank.log.event("training", steps=settings.steps, time_limit_seconds=limit, parameters=parameters)
+        _log_beginning(rank.log, settings, parameters, tokens, limit)
         report = _event_logger(rank.log, settings, limit)
         reached = loop.train(
             trainer,
@@ -186,6 +184,12 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
         parameters=parameters,
         calibration_reserve=reserve and ReserveRecord(*reserve),
     )
+
+
+def _log_beginning(log: RunLog, settings: Train, parameters: int, tokens: int, limit: float) -> None:
+    batch = f"{settings.rows} x {settings.length}"
+    log.info(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
+    log.event("training", steps=settings.steps, time_limit_seconds=limit, parameters=parameters)
 
 
 def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:

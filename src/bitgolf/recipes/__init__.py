@@ -30,6 +30,7 @@ NOT_RECIPES = frozenset(
     {
         "check",
         "choose",
+        "differences",
         "experiments",
         "foreign",
         "identity",

@@ -117,20 +117,20 @@ def training_losses(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]
     return [(row.step, row.loss) for row in training_steps(events)]
 
 
-class StepTime(NamedTuple):
+class MeasuredStep(NamedTuple):
     """Mean seconds of a step, over the steps up to this one whose end the log does not tell apart."""
 
     step: int
     seconds: float
 
 
-def step_times(rows: Sequence[StepRow]) -> list[StepTime]:
+def step_times(rows: Sequence[StepRow]) -> list[MeasuredStep]:
     """Seconds per step by step. Steps that were logged together, as on a GPU, have one time."""
-    found, last_step, last_seconds = list[StepTime](), 0, 0.0
+    found, last_step, last_seconds = list[MeasuredStep](), 0, 0.0
     for seconds, group in groupby(rows, key=lambda row: row.training_seconds):
         step = list(group)[-1].step
         if seconds > last_seconds and step > last_step:
-            found.append(StepTime(step, (seconds - last_seconds) / (step - last_step)))
+            found.append(MeasuredStep(step, (seconds - last_seconds) / (step - last_step)))
         last_step, last_seconds = step, seconds
     return found
 

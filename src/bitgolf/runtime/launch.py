@@ -54,12 +54,7 @@ def run_worker(
         folder = Path(name)
         write_job(folder, function, job)
         with launcher_lock(folder), showing_workers(folder, current_display()):
-            group = current_group() if processes > 1 else None
-            if group:
-                with stop.calling(group.terminate):
-                    ended = group.run(folder, inputs)
-            else:
-                ended = _run([sys.executable, *_program(name, processes)], stop)
+            ended = _run_job(folder, processes, inputs, stop)
         if ended.signalled and not stop.reason:
             hint = f"continue with {resume_option}"
             raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=hint)
@@ -69,6 +64,15 @@ def run_worker(
                 raise Stopped(f"during {task}", stop.reason, where=str(where), hint=f"{resume_option} continues")
             raise _located(error, task, where, resume_option) or _failure(task, where, processes, ended)
         return read_result(folder, function)
+
+
+def _run_job(folder: Path, processes: int, inputs: Callable[[], HostInputs], stop: StopRequest) -> Ended:
+    """Run the job in a folder, on the processes of the group if there is one."""
+    group = current_group() if processes > 1 else None
+    if group is None:
+        return _run([sys.executable, *_program(str(folder), processes)], stop)
+    with stop.calling(group.terminate):
+        return group.run(folder, inputs)
 
 
 def _program(folder: str, processes: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bitgolf.report.charts import line_chart
+from bitgolf.report.charts.lines import line_chart
 from bitgolf.report.progress import duration
 from bitgolf.report.web_page import (
     Tile,

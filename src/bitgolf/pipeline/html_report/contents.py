@@ -19,8 +19,8 @@ from bitgolf.pipeline.state import Run, RunInputs
 from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.encoding import TensorReport
 from bitgolf.report.events import (
+    MeasuredStep,
     StepRow,
-    StepTime,
     current_warnings,
     recompilations,
     stage_ends,
@@ -46,7 +46,7 @@ class TrainingCurve(NamedTuple):
     losses: Sequence[tuple[int, float]]
     phases: Sequence[tuple[int, float]] = ()
     rate_factors: Sequence[tuple[int, float]] = ()
-    step_times: Sequence[StepTime] = ()
+    step_times: Sequence[MeasuredStep] = ()
     checkpoints: Sequence[int] = ()
     recompilations: Sequence[int] = ()
     warm_ups: Sequence[tuple[float, float]] = ()
