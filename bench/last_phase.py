@@ -165,19 +165,19 @@ class PackedMeasurement:
             losses.append(torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten()))
         return float(torch.stack(losses).mean())
 
-    def lines(self, weights: Weights, all_bits: Sequence[float]) -> list[Line]:
+    def lines(self, weights: Weights, all_rules: Sequence[Rules], calibrate: Spec[Calibrate] = CALIBRATE) -> list[Line]:
+        """A measurement for each of the rules, with one calibration."""
         subject, session = self.subject(weights), EncodingSession()
-        stats = session.to_device(CALIBRATE().collect(subject).stats)
+        stats = session.to_device(calibrate().collect(subject).stats)
         roles, shapes = parameter_roles(subject.model), {path: tuple(w.shape) for path, w in weights.items()}
         unpacked, lines = self.held_out.bpb({path: w.clone() for path, w in weights.items()}), list[Line]()
-        for bits in all_bits:
-            codes = encode_model(weights, roles, rules(bits), stats, session)
-            coder, contexts = part(RangeCoder, variance_contexts=True), context_models(shapes, roles, rules(bits))
-            decoded = decode_model(codes, shapes, roles, rules(bits))
+        for own in all_rules:
+            codes = encode_model(weights, roles, own, stats, session)
+            coder, contexts = part(RangeCoder, variance_contexts=True), context_models(shapes, roles, own)
+            decoded = decode_model(codes, shapes, roles, own)
             nats = sum(float(known.cost(decoded[path] - weights[path]).sum()) for path, known in stats.items())
             lines.append(
                 {
-                    "bits": bits,
                     "bytes": sum(len(section.data) for section in pack_tensors(codes, roles, coder, contexts)),
                     "unpacked": round(unpacked, 5),
                     "packed": round(self.held_out.bpb(decoded), 5),
@@ -199,11 +199,11 @@ def measure(options: argparse.Namespace) -> list[Line]:
                 continue
             about = {"bench": "last_phase", "corpus": corpus, "steps": options.steps, "seed": seed, "phase": phase}
             found = ends(setting, seed, phase)
-            names = list(AVERAGES) if phase == 0 else list(AVERAGES)[:1]
+            names, all_bits = (list(AVERAGES)[:1], [phase]) if phase else (list(AVERAGES), options.bits)
             lines = [
-                about | {"average": name} | line | {"environment": collect_environment()}
+                about | {"average": name, "bits": bits} | line | {"environment": collect_environment()}
                 for name in names
-                for line in packed.lines(found[name], options.bits if phase == 0 else [phase])
+                for bits, line in zip(all_bits, packed.lines(found[name], [*map(rules, all_bits)]), strict=True)
             ]
             for line in lines:  # all of a phase before the first is written
                 append_line(options.out, line)

@@ -13,6 +13,7 @@ import clock_steps
 import compression
 import corpus
 import data_make
+import hessians
 import last_phase
 import pytest
 import recipes_by_cap
@@ -250,14 +251,24 @@ def test_every_benchmark_that_trains_runs_with_nothing_beside_it(
 
 
 @pytest.mark.slow
-def test_the_last_phase_is_repeated_from_one_state(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_phase_is_repeated_from_one_state_and_hessians_are_compared_at_its_end(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(last_phase, "AVERAGES", {name: last_phase.AVERAGES[name] for name in ("EMA 0.8", "none")})
     small = ("--steps", "10", "--every", "1", "--tokens", "512", "--seeds", "0", "--bits", "2")
     run(last_phase, monkeypatch, tmp_path, "--text", str(text), *small)
     lines = read_lines(tmp_path / "runs" / "last_phase.jsonl")
     assert [(line["phase"], line["average"]) for line in lines] == [(0.0, "EMA 0.8"), (0.0, "none"), (2.0, "EMA 0.8")]
-    assert all(0 < line["packed"] < 8 and line["predicted"] > 0 for line in lines)
+    assert all(0 < line["packed"] < 8 and line["predicted"] >= 0 for line in lines)
     assert lines[0]["packed"] != lines[2]["packed"] and len(list((tmp_path / "runs" / "last_phase").iterdir())) == 1
     run(last_phase, monkeypatch, tmp_path, "--text", str(text), *small)
     assert read_lines(tmp_path / "runs" / "last_phase.jsonl") == lines
     assert last_phase.table(lines).count("\n") == 4 and "| 2 | rounded | EMA 0.8 |" in last_phase.table(lines)
+    same = ("--steps", "10", "--tokens", "512", "--seeds", "0", "--scales", "1")
+    run(hessians, monkeypatch, tmp_path, "--text", str(text), *same)
+    lines = read_lines(tmp_path / "runs" / "hessians.jsonl")
+    assert [line["scheme"] for line in lines] == [scheme.name for scheme in hessians.SCHEMES]
+    assert all(abs(line["bytes"] / lines[0]["bytes"] - 1) < 0.05 for line in lines)
+    assert len({line["packed"] for line in lines}) == len(lines), "each has its own statistics"
+    run(hessians, monkeypatch, tmp_path, "--text", str(text), *same)
+    assert read_lines(tmp_path / "runs" / "hessians.jsonl") == lines

@@ -114,6 +114,27 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "LAWA.lr_scale_below": (None, None, None, 0.5, None, None, None),
     "EMA.decay": (None, None, None, None, 0.997, 0.9965, 0.9965),
 }
+# What differs among the records from #1855 on, in training, calibration and the tilt (for adaptation: `test_scored`, for
+# codecs: `test_stored`). A calibration batch of the script is 98,304 tokens on the rank that writes the file.
+RECORDS = ("pr1855", "pr1945", "pr1953", "pr2014", "pr2135")
+SETTINGS_OF_RECORDS: dict[str, tuple[Any, ...]] = {
+    "@matrix.lr": (0.026, 0.026, 0.026, 0.026, 0.028),
+    "QGain.init": (5.0, 5.0, 5.25, 5.25, 5.0),
+    "ContentSmear.mask_starts": (True, True, True, True, False),
+    "SegmentMask.max_length": (2048, 2048, None, None, None),
+    "ScheduledSegmentMask.max_length": (None, None, 2560, 3072, 2560),
+    "ScheduledSegmentMask.stages": (None, None, ((2048, 1.0),), ((1024, 0.1), (2048, 0.7)), ((2048, 1.0),)),
+    "Rewarmup.after": (None, None, None, (0.1, 0.7), None),
+    "Rewarmup.steps": (None, None, None, 32, None),
+    "WarmdownFraction.fraction": (0.85,) * 5,
+    "WarmdownFraction.floor": (0.1,) * 5,
+    "TrainingText.rows": (8,) * 5,
+    "TrainingText.length": (2048, 2048, 2048, 3072, 2048),
+    "TrainingText.batches": (96, 96, 96, 64, 192),
+    "NGramTilt.length": (None, None, None, None, 15),
+    "NGramTilt.threshold": (None, None, None, None, 0.8),
+    "NGramTilt.boost": (None, None, None, None, 2.625),
+}
 STAND_IN = {"matrix": "blocks.0.mlp.up.weight", "embedding": "embed.weight", "scale": "blocks.0.pre_block.0.weight"}
 
 
@@ -147,6 +168,15 @@ def of_part(recipe: Spec[Recipe], name: str, key: str) -> Any:
 @pytest.mark.parametrize("address", SETTINGS)
 def test_the_founding_systems_are_set_as_published(address: str) -> None:
     assert tuple(setting(get_recipe(name), address) for name in FOUNDING) == SETTINGS[address]
+
+
+@pytest.mark.parametrize("address", SETTINGS_OF_RECORDS)
+def test_the_records_are_set_as_published(address: str) -> None:
+    assert tuple(setting(get_recipe(name), address) for name in RECORDS) == SETTINGS_OF_RECORDS[address]
+
+
+def test_the_packer_of_2135_has_no_groups() -> None:
+    assert [len(get_recipe(name)["pack.groups"]) for name in RECORDS] == [7, 7, 7, 7, 0]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
