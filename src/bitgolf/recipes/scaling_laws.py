@@ -16,12 +16,12 @@ from bitgolf.recipes.sizes import RecipeSizes
 LIMIT_BPB = 0.6
 """Loss of an endless model on endless text, which runs of this size cannot tell: 1.69 nats per token of about 4 bytes
 (Hoffmann et al. 2022, arXiv 2203.15556)."""
-SIZE_BPB, SIZE_EXPONENT = 2.704, 0.125
+SIZE_BPB, SIZE_EXPONENT = 4.205, 0.15
 """Loss added by a finite model: SIZE_BPB * (weights, with the table) ** -SIZE_EXPONENT (Hoffmann et al. 2022, arXiv 2203.15556).
 Without the weights of the table, the loss of small models with 1,024 pieces was predicted 0.026 bpb too low."""
-DATA_BPB, DATA_EXPONENT = 17.64, 0.2
+DATA_BPB, DATA_EXPONENT = 11.11, 0.175
 """Loss added by a finite training: DATA_BPB * (text bytes seen) ** -DATA_EXPONENT."""
-VOCABULARY_BPB, VOCABULARY_EXPONENT = 29.93, 1.5
+VOCABULARY_BPB, VOCABULARY_EXPONENT = 1.545, 0.5
 """Loss added by pieces that are seldom seen: VOCABULARY_BPB * (vocabulary / training tokens) ** VOCABULARY_EXPONENT. A larger
 vocabulary gains by reading more text in the same tokens."""
 
