@@ -14,6 +14,7 @@ from bitgolf.average.lawa import LAWA
 from bitgolf.average.swa import SWA
 from bitgolf.cautions import cautions
 from bitgolf.cautions.registry import CAUTIONS
+from bitgolf.commands.show import describe_recipe
 from bitgolf.config.edits import append, remove, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
@@ -42,6 +43,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import InverseLRRamp
+from bitgolf.pipeline.code_size import CodeSize
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.recipe import Recipe
@@ -226,15 +228,15 @@ FINE: dict[str, tuple[str, Edit, str]] = {
 def test_it_fires_on_the_fault_and_not_without_it(case: str) -> None:
     name, fault, words = CASES[case]
     sound = known(name)
-    assert not re.search(words, "\n".join(cautions(sound, 0)))
-    found = [text for text in cautions(fault(sound), 0) if re.search(words, text)]
+    assert not re.search(words, "\n".join(cautions(sound)))
+    found = [text for text in cautions(fault(sound)) if re.search(words, text)]
     assert len(found) == 1 and "\n" not in found[0]
 
 
 @pytest.mark.parametrize("case", FINE)
 def test_it_is_silent_where_there_is_no_fault(case: str) -> None:
     name, change, words = FINE[case]
-    assert not [text for text in cautions(change(known(name)), 0) if re.search(words, text)]
+    assert not [text for text in cautions(change(known(name))) if re.search(words, text)]
 
 
 def test_every_caution_has_a_case() -> None:
@@ -246,11 +248,14 @@ def test_every_caution_has_a_case() -> None:
 
 
 def test_the_forecast_comes_first() -> None:
-    recipe = known("quickstart")
-    assert cautions(recipe, 1_000_000) == []
-    assert cautions(recipe, 1_000_001) == [
-        "the artifact is forecast to have 1,000,001 bytes, 1 more than the cap of 1,000,000 (pack.cap)"
-    ]
+    shown = describe_recipe(known("pr1530").set("pack.cap", 1_000_000), code=CodeSize(90_000))
+    total = shown.forecast.bytes + 90_000
+    assert shown.cautions[0] == (
+        f"the artifact and the script are forecast to have {total:,} bytes, {total - 1_000_000:,} more than the cap of"
+        " 1,000,000 (pack.cap)"
+    )
+    alone = describe_recipe(known("pr1530").set("pack.cap", 1_000_000).set("pack.counted", "model")).cautions
+    assert alone[0].startswith("the artifact is forecast to have") and alone[1:] == shown.cautions[1:]
 
 
 BASES = {"164": 20_452, "265": 20_452, "287": 20_452, "1512": 48_761}
@@ -262,7 +267,7 @@ LATE = {"315": 0.957, "414": 0.926, "549": 0.927, "1019": 0.913, "1512": 0.918}
 @pytest.mark.parametrize("name", recipe_names())
 def test_what_is_said_of_each_recipe(name: str) -> None:
     """The bases are those that the reports of these runs imply; the moments, where their rate falls under a tenth or 0.15."""
-    said, number = cautions(known(name), 0), name.removeprefix("pr")
+    said, number = cautions(known(name)), name.removeprefix("pr")
     expected = [rf"^EMA averages .* fake quantization \(at {LATE[number]} of the run"] if number in LATE else []
     expected += [r"^min_step=0\.0(32|67)"] if number in FLOORED else []
     expected += [rf"RoPE base of {BASES[number]:,} instead of 10,000"] if number in BASES else []

@@ -33,7 +33,8 @@ RULES = (
 def scalable_recipe() -> Spec[Recipe]:
     recipe = toy_recipe(steps=8).set("quantize", RULES).set("proof", None)
     recipe = recipe.set("calibrate", part(Calibrate, source=part(TrainingText, batches=2, rows=2)))
-    recipe = recipe.set("pack", part(Pack, cap=40_000, coder=part(RangeCoder, variance_contexts=True, tables="sent")))
+    coder = part(RangeCoder, variance_contexts=True, tables="sent")
+    recipe = recipe.set("pack", part(Pack, cap=40_000, counted="model", coder=coder))
     return recipe.set("score", (part(ContiguousScoring, window=32),))
 
 

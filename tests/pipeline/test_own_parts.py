@@ -43,7 +43,7 @@ def my_recipe():
     recipe = get_recipe("quickstart").replace(name="mine", proof=None, calibrate=None)
     recipe = recipe.set("quantize.1", part(Rule, where="*", use=part(OwnRows, bits=6, clip=part(SdClip, k=16.0))))
     recipe = recipe.set("model.dim", 32).edit(Attention, replace(heads=2, kv_heads=2)).edit(MLP, replace(hidden=48))
-    recipe = recipe.set("model.block.mlp.act", part(CubedReLU)).set("pack", part(Pack, coder=part(OwnCoder), cap=60_000))
+    recipe = recipe.set("model.block.mlp.act", part(CubedReLU)).set("pack", part(Pack, coder=part(OwnCoder), cap=60_000, counted="model"))
     recipe = recipe.set("train", recipe["train"].replace(seconds=0.0, steps=3, rows=4, length=32))
     return recipe.set("score", (part(OwnWindows, window=32),))
 """

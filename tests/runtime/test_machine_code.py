@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitgolf.runtime.machine_code import cache_folder, compile_functions
+from bitgolf.runtime.cache_files import cache_folder
+from bitgolf.runtime.machine_code import compile_functions
 
 FACTOR = 3
 VALUES = np.array([1, 4], np.int64)

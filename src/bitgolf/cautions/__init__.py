@@ -16,11 +16,7 @@ MODULES = [module.__name__ for module in (quantization, positions, training, sco
 """The modules with checks, in the order in which their warnings are listed. Importing them registers the checks."""
 
 
-def cautions(recipe: Spec[Recipe], forecast: int) -> list[str]:
-    """All warnings for a recipe, without duplicates. `forecast` is the predicted size of the artifact in bytes."""
+def cautions(recipe: Spec[Recipe]) -> list[str]:
+    """All warnings for a recipe, without duplicates."""
     checks = sorted(CAUTIONS, key=lambda check: MODULES.index(check.__module__))
-    found = list(dict.fromkeys(text for check in checks for text in check(recipe)))
-    if forecast > (cap := recipe().pack().cap):
-        excess = f"{forecast - cap:,} more than the cap of {cap:,} (pack.cap)"
-        found.insert(0, f"the artifact is forecast to have {forecast:,} bytes, {excess}")
-    return found
+    return list(dict.fromkeys(text for check in checks for text in check(recipe)))

@@ -70,4 +70,7 @@ def _forecasts(choice: Choice) -> Iterator[tuple[str, str]]:
         "bits per byte",
         f"{choice.trained_bpb:.3f} trained, {choice.packed_bpb:.3f} packed, if the text is English prose",
     )
-    yield "bytes", f"{choice.bytes:,} / {choice.budget.cap:,}"
+    budget = choice.budget
+    room = f", of which at most {budget.cap - budget.model_bytes:,} are for the script"
+    code = room if budget.counted == "model+code" else ""
+    yield "bytes", f"{choice.bytes:,} / {budget.cap:,}{code}"

@@ -14,15 +14,17 @@ import msgspec
 
 from bitgolf.commands.record import TEXT_KEY, ComparedScores, read_runs
 from bitgolf.commands.record_texts import SeedResult, readme, requirements_file, seed_log
-from bitgolf.config.requirements import requirements
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.export.script import Script, recipe_script
 from bitgolf.files import write_bytes, write_json
+from bitgolf.pipeline.code_size import no_script_because
+from bitgolf.pipeline.compression import ArtifactSizes
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.state import Run, open_run
 from bitgolf.report.log import LINES_FILE, RunLog
 from bitgolf.score.result import MethodResult
+from bitgolf.submission.rules.sizes import CAP
 from bitgolf.tokens.loading import load_tokenizer
 
 SCRIPT, READABLE = "train_gpt.py", "readable.py"
@@ -71,7 +73,8 @@ def export_runs(folders: Sequence[Path], target: Path, options: ExportOptions) -
     _check(runs, results)
     script = recipe_script(runs[0].recipe, load_tokenizer(runs[0].data_folder / "tokenizer.model").kind)
     seeds = [_seed_result(result, script) for result in results]
-    _check_sizes(seeds, script, results[0].bytes.cap)
+    cap = _cap(results[0].bytes)
+    _check_sizes(seeds, script, cap)
     claims = _claims(runs[0], seeds, script, scores, options)
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
@@ -92,7 +95,7 @@ def export_runs(folders: Sequence[Path], target: Path, options: ExportOptions) -
         val_bpb=claims["val_bpb"],
         bytes_code=script.bytes,
         bytes_total=claims["bytes_total"],
-        cap=results[0].bytes.cap,
+        cap=cap,
         warnings=list(_warnings(results)),
     )
 
@@ -104,14 +107,18 @@ def _check(runs: Sequence[Run], results: Sequence[RunResult]) -> None:
         if result.hash != first.hash:
             message = f"another recipe ({result.hash}) than that of {first.run} ({first.hash})"
             raise UsageError(message, where=where, hint="export runs of one recipe, one for each seed")
-        if requirements(run.recipe.to_json()):
-            message = "the recipe has parts of your own code or of plugins, which a script cannot contain yet"
-            raise UsageError(message, where=where, hint="add the parts to the package, or submit the code by hand")
+        if reason := no_script_because(run.recipe):
+            raise UsageError(reason, where=where, hint="add the parts to the package, or submit the code by hand")
         if not result.methods or (result.scored and result.scored.share < 1):
             hint = f"`bitgolf run {run.folder} --score-tokens all` scores the rest"
             raise UsageError("a record needs the score of the whole held-out text", where=where, hint=hint)
     if len({result.bytes.cap for result in results}) > 1:
         raise UsageError("the runs have different caps", where=str(runs[0].folder), hint="use one --set pack.cap")
+
+
+def _cap(sizes: ArtifactSizes) -> int:
+    """The cap of script and artifact together: the recipe's, or the challenge's if the recipe's is of the model alone."""
+    return sizes.cap if sizes.counted == "model+code" else CAP
 
 
 def _check_sizes(seeds: Sequence[SeedResult], script: Script, cap: int) -> None:
@@ -121,7 +128,7 @@ def _check_sizes(seeds: Sequence[SeedResult], script: Script, cap: int) -> None:
             f"seed {largest.seed}: script and artifact have {script.bytes:,} + {largest.model:,} bytes,"
             f" {largest.total - cap:,} over the cap of {cap:,}"
         )
-        hint = f"`bitgolf pack RUN --cap {cap - script.bytes}` shows the loss at a size that fits"
+        hint = "`bitgolf run RUN --set pack.counted=model+code --from pack` says what to make smaller"
         raise BitgolfError(message, where="pack.cap", hint=hint)
 
 

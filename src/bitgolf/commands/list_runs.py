@@ -19,7 +19,7 @@ from bitgolf.store.index import read_store
 from bitgolf.store.measures import RunMeasures, Value, check_measures, parse_condition
 from bitgolf.submission.imported import IMPORTED_FILE
 
-COLUMNS = ("name", "recipe", "seed", "state", "bpb", "bytes", "training_seconds", "time")
+COLUMNS = ("name", "recipe", "seed", "state", "bpb", "bytes", "code", "training_seconds", "time")
 """Measures that `runs` shows."""
 
 

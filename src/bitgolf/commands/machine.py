@@ -217,7 +217,7 @@ def _extras() -> Iterator[Availability]:
 
 
 def _machine_code_folder() -> Path | None:
-    from bitgolf.runtime.machine_code import cache_folder
+    from bitgolf.runtime.cache_files import cache_folder
 
     return cache_folder()
 

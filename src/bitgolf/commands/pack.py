@@ -17,6 +17,7 @@ from bitgolf.config.recipe_file import write_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import CorruptFileError
 from bitgolf.files import write_bytes
+from bitgolf.pipeline.code_size import CodeSize, check_room, code_size
 from bitgolf.pipeline.state import check_run_folder
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.codecs.session import EncodingSession
@@ -25,6 +26,7 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.folder_lock import folder_lock
+from bitgolf.tokens.loading import tokenizer_from_bytes
 
 
 class PackProbe(msgspec.Struct, frozen=True):
@@ -52,7 +54,8 @@ class PackResult(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of `pack --json`.
 
     artifact: the file that was written; recipe: the run's recipe with the settings of this artifact.
-    counted: what `bytes` counts and the cap limits: `model` (without the tokenizer) or `file`.
+    counted: what `bytes` counts and the cap limits: `model` (without the tokenizer), `model+code` (with the script that
+    `export` writes), as in the recipe, or `file`. code: size of the script, None if none can be made.
     bytes_under_cap: cap - bytes. within_tolerance: whether that is at most 0.05 % of the cap. finest: whether the cap is
     above the largest file, so that the steps are the finest. settings: changed settings of `quantize`. probes: all
     encodings of the search.
@@ -63,6 +66,7 @@ class PackResult(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     cap: int
     counted: str
+    code: int | None
     bytes: int
     bytes_under_cap: int
     within_tolerance: bool
@@ -76,9 +80,9 @@ class PackResult(msgspec.Struct, frozen=True, kw_only=True):
 def pack_to_cap(folder: Path, cap: int | None = None, *, self_contained: bool = False) -> PackResult:
     """Quantize and pack a run again, with step sizes at which its artifact has at most `cap` bytes and hardly fewer.
 
-    cap: bytes; None for the recipe's cap. self_contained: count the whole file instead of the model alone.
-    The artifact and its recipe are written beside those of the run, which are not changed. Raises `BitgolfError` if no
-    step size reaches the cap; nothing is written then.
+    cap: bytes; None for the recipe's cap. What it limits is `pack.counted` of the recipe. self_contained: count the whole
+    file instead. The artifact and its recipe are written beside those of the run, which are not changed. Raises
+    `BitgolfError` if no step size reaches the cap; nothing is written then.
     """
     check_run_folder(folder)
     log = RunLog(folder, delayed=True)
@@ -110,6 +114,7 @@ class _CapSearch:
 
     def search(self) -> PackResult:
         started, rules = time.perf_counter(), self.run.recipe().quantize
+        check_room(self.run.recipe.set("pack.cap", self.cap)().pack(), CodeSize(self._code_bytes(self.run.recipe)))
         scales = scale_range(rules)
         found = search_size(self._try, self.cap, self._initial_model(), scales)
         under = self.cap - found.best.bytes
@@ -118,7 +123,8 @@ class _CapSearch:
         if not within:
             reason = "even the finest steps make no larger file" if finest else "the size of a file changes in jumps"
             self.log.event("warning", message=f"the closest size is {under:,} bytes below the cap: {reason}")
-        counted = "file" if self.self_contained else "model"
+        assert self.best
+        counted = "file" if self.self_contained else self.run.recipe().pack().counted
         artifact, recipe = self._write(counted)
         return PackResult(
             run=str(self.run.folder),
@@ -126,6 +132,7 @@ class _CapSearch:
             recipe=str(recipe),
             cap=self.cap,
             counted=counted,
+            code=self._code(self.best.recipe).bytes,
             bytes=found.best.bytes,
             bytes_under_cap=under,
             within_tolerance=within,
@@ -145,9 +152,10 @@ class _CapSearch:
             artifact = read_artifact(self.run.files.artifact)
             whole = self.run.recipe.to_json()
             if "pack" in self.run.completed and artifact.recipe == {name: whole[name] for name in STORED_FIELDS}:
-                model.points.append((0.0, self._counted(artifact)))
+                model.points.append((0.0, self._counted(artifact, self.run.recipe)))
                 return model
-        model.forecast = (0.0, self.trained.forecast() + self.self_contained * len(self.trained.tokenizer))
+        further = len(self.trained.tokenizer) if self.self_contained else self._code_bytes(self.run.recipe)
+        model.forecast = (0.0, self.trained.forecast() + further)
         return model
 
     def _try(self, log2_step_scale: float, predicted: int) -> int:
@@ -158,7 +166,7 @@ class _CapSearch:
         rules = scale_steps(self.run.recipe().quantize, log2_step_scale)
         recipe = self.run.recipe.set("quantize", rules).set("pack.cap", self.cap)
         data = model_bytes(recipe, self.trained.encode(recipe), self.trained.tokenizer)
-        size = self._counted(read_artifact(data))
+        size = self._counted(read_artifact(data), recipe)
         if size <= self.cap and (self.best is None or size > self.best.counted):
             self.best = _BestArtifact(size, recipe, data)
         where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
@@ -166,8 +174,19 @@ class _CapSearch:
         self.log.event("probe", log2_step_scale=log2_step_scale, predicted_bytes=predicted, bytes=size)
         return size
 
-    def _counted(self, artifact: Artifact) -> int:
-        return artifact.bytes - (0 if self.self_contained else len(artifact.sections["tokenizer"].data))
+    def _counted(self, artifact: Artifact, recipe: Spec[Recipe]) -> int:
+        """Bytes that the cap limits of the artifact of a recipe."""
+        if self.self_contained:
+            return artifact.bytes
+        return artifact.bytes - len(artifact.sections["tokenizer"].data) + self._code_bytes(recipe)
+
+    def _code(self, recipe: Spec[Recipe]) -> CodeSize:
+        return code_size(recipe, tokenizer_from_bytes(self.trained.tokenizer).kind)
+
+    def _code_bytes(self, recipe: Spec[Recipe]) -> int:
+        """Bytes of the script that the cap limits; the script depends on the scaled steps, if only by a few bytes."""
+        pack = recipe().pack()
+        return 0 if self.self_contained or pack.counted == "model" else pack.counted_code(self._code(recipe).bytes)
 
     def _write(self, counted: str) -> tuple[Path, Path]:
         """Write the best artifact and its recipe beside those of the run; returns their paths."""

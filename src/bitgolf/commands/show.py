@@ -10,6 +10,7 @@ import msgspec
 from bitgolf.cautions import cautions
 from bitgolf.config.spec import Spec
 from bitgolf.model.build import model_size
+from bitgolf.pipeline.code_size import NOT_MEASURED, CodeSize
 from bitgolf.pipeline.forecast import RecipeForecast, forecast_recipe
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.quantize.diagnose.qat_consistency import qat_mismatches
@@ -48,8 +49,10 @@ class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
     auto: Choice | None
 
 
-def describe_recipe(recipe: Spec[Recipe], choice: Choice | None = None) -> RecipeSummary:
-    """Summary of a recipe. choice: what was chosen for the recipe `auto`.
+def describe_recipe(
+    recipe: Spec[Recipe], choice: Choice | None = None, *, code: CodeSize = NOT_MEASURED
+) -> RecipeSummary:
+    """Summary of a recipe. choice: what was chosen for the recipe `auto`. code: size of its script.
 
     The model and the optimizer are built on the meta device, so errors of the recipe are raised as in a run.
     """
@@ -58,7 +61,8 @@ def describe_recipe(recipe: Spec[Recipe], choice: Choice | None = None) -> Recip
     check_calibration(settings.quantize, settings.calibrate)
     training_time_limit(recipe, calibration_reserve(recipe) or 0.0)
     vocab = settings.tokens().vocab
-    model, roles, expected = forecast_recipe(settings, vocab)
+    model, roles, expected = forecast_recipe(settings, vocab, code)
+    problems = [expected.over_cap] if expected.over_cap else []
     params, by_role = dict(model.named_parameters()), Counter[str]()
     for path, p in params.items():
         by_role[roles[path]] += p.numel()
@@ -72,7 +76,7 @@ def describe_recipe(recipe: Spec[Recipe], choice: Choice | None = None) -> Recip
         forecast=expected,
         parts=sorted({node.name for _, node in recipe.walk()}),
         settings=[RecipeSetting(p, v) for p, v in recipe.leaves() if p and not p.startswith("published")],
-        cautions=cautions(recipe, expected.bytes) + qat_mismatches(model, settings.quantize),
+        cautions=[*problems, *cautions(recipe), *qat_mismatches(model, settings.quantize)],
         published=settings.published,
         auto=choice,
     )

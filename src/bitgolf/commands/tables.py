@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bitgolf.commands.pack import PackResult
     from bitgolf.commands.show import RecipeSummary
     from bitgolf.commands.sweep import SweepResult
+    from bitgolf.pipeline.compression import ArtifactSizes
     from bitgolf.pipeline.result import HeldOutText, RunResult
     from bitgolf.score.result import CompressResult, MethodResult, ProofResult
 
@@ -97,11 +98,10 @@ def _facts(result: RunResult) -> str:
         rows.append(("others", f"{others} bpb on {trip.general_compressors_bytes:,} bytes of the same text"))
         sizes = f"{trip.bytes_in:,} -> {trip.bytes_out:,} bytes, {trip.bpb_coded:.4f} bpb"
         rows.append(("proof", f"a document compressed and restored bit for bit: {sizes}"))
-    own, longest = result.bytes, sorted(result.seconds.items(), key=lambda item: -item[1])[:3]
-    used = "under" if own.total <= own.cap else "over"
+    longest = sorted(result.seconds.items(), key=lambda item: -item[1])[:3]
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in longest)
     rows += [
-        ("bytes", f"{own.total:,} / {own.cap:,}, {abs(own.cap - own.total):,} {used} the cap, without the tokenizer"),
+        *_size_rows(result.bytes),
         ("time", f"{duration(sum(result.seconds.values()))}: {stages}"),
         ("report", f"{result.run}/report.html"),
         ("artifact", f"{result.run}/artifact.bg"),
@@ -109,10 +109,30 @@ def _facts(result: RunResult) -> str:
     return table("", ("", ""), rows, text_columns=2)
 
 
+def _size_rows(sizes: ArtifactSizes) -> list[Row]:
+    """What counts against the cap, and the size of the code."""
+    used = f"{abs(sizes.cap - sizes.total):,} {'under' if sizes.total <= sizes.cap else 'over'} the cap"
+    counted = (
+        f"model {sizes.model:,} and code {sizes.code:,}" if sizes.code_counts else "the model without the tokenizer"
+    )
+    return [
+        ("bytes", f"{sizes.total:,} / {sizes.cap:,}, {used}: {counted}"),
+        ("code", code_words(sizes.code, sizes.code_note, counted=sizes.counted)),
+    ]
+
+
+def code_words(code: int | None, note: str, *, counted: str) -> str:
+    """The size of a recipe's script, and whether the cap limits it. code: bytes, None for the reason `note`."""
+    if code is None:
+        return f"unknown: {note}"
+    how = "the cap includes it" if counted == "model+code" else "the cap is of the model alone"
+    return f"{code:,} bytes, the script that `bitgolf export` writes; {how}"
+
+
 def _verbose_tables(result: RunResult) -> list[str]:
     """What each part touched, the scores of the artifact, its sizes, and the seconds of each stage."""
     own = result.bytes
-    sizes = [("model", own.model), ("tokenizer", own.tokenizer), ("total", own.total)]
+    sizes = [("model", own.model), ("code", own.code), ("tokenizer", own.tokenizer), ("total", own.total)]
     sizes += [("self-contained", own.self_contained), ("cap", own.cap)]
     used = [
         (row.part, format_number(row.tensors), format_number(row.parameters), format_number(row.calls))
@@ -121,7 +141,7 @@ def _verbose_tables(result: RunResult) -> list[str]:
     return [
         table("Parts in use", ("part", "tensors", "parameters", "calls"), used),
         methods_table(result.methods),
-        table("Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, format_number(n)) for name, n in sizes]),
+        table(f"Bytes (total: {own.counted})", ("", "bytes"), [(name, format_number(n)) for name, n in sizes]),
         table("Time", ("stage", "seconds"), [(k, format_number(v, ".1f")) for k, v in result.seconds.items()]),
     ]
 
@@ -196,7 +216,8 @@ def pack_table(result: PackResult) -> str:
     ]  # fmt: skip
     columns = ("log2 step scale", "predicted bytes", "bytes", "bytes over the cap", "prediction error %")
     changed = [(s.path, str(s.before), str(s.after)) for s in result.settings]
-    counted = {"model": "without the tokenizer", "file": "the whole file"}[result.counted]
+    code = "code that is unknown" if result.code is None else f"{result.code:,} bytes of code"
+    counted = {"model": "without the tokenizer", "file": "the whole file", "model+code": f"with {code}"}[result.counted]
     under = f"{result.bytes_under_cap:,} under the cap ({result.bytes_under_cap / result.cap:.3%})"
     under += "; these are the finest steps: no larger file is possible" if result.finest else ""
     return "\n\n".join(
@@ -238,6 +259,8 @@ def show_table(summary: RecipeSummary) -> str:
         ("vocabulary", f"{summary.vocab:,} tokens"),
         *((f"parameters of role {role}", format_number(n)) for role, n in summary.params_by_role.items()),
         ("forecast of the artifact without its tokenizer", f"{expected.bytes:,} bytes"),
+        ("code", code_words(expected.code, expected.code_note, counted=expected.counted)),
+        *([("forecast of artifact and code", f"{expected.total:,} bytes")] if expected.total > expected.bytes else []),
         ("cap", f"{expected.cap:,} bytes"),
         ("forecast of training memory without activations", f"{expected.training_state_bytes:,} bytes"),
     ]
@@ -253,7 +276,7 @@ def _published(published: dict[str, Any]) -> str:
     """Published results of a recipe, one line for each figure; "" if there are none."""
     rows: list[Row] = []
     for key, value in published.items():
-        words = key.replace("_", " ")
+        words = "bytes, of which code" if key == "code" else key.replace("_", " ")
         if isinstance(value, dict):
             rows += [(f"{words}, {name}", _words(v)) for name, v in value.items() if key != "departures"]
         elif value:

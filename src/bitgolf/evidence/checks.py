@@ -22,12 +22,14 @@ from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.evidence import collect
 from bitgolf.files import digest
 from bitgolf.model.lm import LM
+from bitgolf.pipeline.code_size import code_size
 from bitgolf.pipeline.result import RunResult
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.events import training_steps
 from bitgolf.score.coding.proof import Restore
 from bitgolf.score.coding.sampling import max_false_fraction, sample_groups
+from bitgolf.tokens.loading import tokenizer_from_bytes
 
 CLOCK_SLACK = 0.05
 """Share of the time limit by which the last step may exceed it."""
@@ -74,6 +76,7 @@ def check_bundle(parts: Mapping[str, bytes], restore: Restore, *, groups: int, c
     checks: list[Callable[[], Fact]] = [
         lambda: _recipe(bundle),
         lambda: _artifact(bundle),
+        lambda: _code(bundle),
         lambda: _scores(bundle),
         lambda: _clock(bundle),
         lambda: _switches(bundle),
@@ -109,9 +112,26 @@ def _artifact(bundle: Bundle) -> Fact:
     stated = f"{sizes.model:,} bytes without the tokenizer, {sizes.self_contained:,} with it"
     evidence = f"every byte is in its ledger: {stated}" if right else f"it has {len(data):,} bytes; stated are {stated}"
     yield CheckedFact("artifact", "checked" if right else "failed", evidence)
-    over = sizes.total > sizes.cap > 0
-    cap = f"{sizes.total:,} of {sizes.cap:,} bytes"
+    counted = sizes.model + (sizes.code or 0 if sizes.code_counts else 0)
+    over = sizes.total > sizes.cap > 0 or sizes.total != counted
+    cap = f"{sizes.total:,} of {sizes.cap:,} bytes ({sizes.counted})"
     yield CheckedFact("byte cap", "failed" if over else "checked", cap)
+
+
+def _code(bundle: Bundle) -> Fact:
+    """The size of the code is that of the script which this version of the package makes of the recipe."""
+    stated, tokenizer = bundle.result.bytes, bundle.parts[collect.TOKENIZER]
+    if stated.code is None:
+        yield CheckedFact("code", "claimed", f"no size is stated{': ' * bool(stated.code_note)}{stated.code_note}")
+        return
+    try:
+        found = code_size(bundle.recipe(), tokenizer_from_bytes(tokenizer).kind)
+    except BitgolfError as error:
+        yield CheckedFact("code", "claimed", f"{stated.code:,} bytes; the script cannot be made here: {error.message}")
+        return
+    same = found.bytes == stated.code
+    here = "as the script made here" if same else f"the script made here has {found.bytes or 0:,}, of another version"
+    yield CheckedFact("code", "checked" if same else "claimed", f"{stated.code:,} bytes, {here}")
 
 
 def _scores(bundle: Bundle) -> Fact:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from bitgolf.config.ranges import ByteCount
 from bitgolf.config.registry import register
@@ -13,6 +13,9 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.coders import Coder
+
+Counted = Literal["model", "model+code"]
+"""What a cap limits."""
 
 
 @register
@@ -33,15 +36,26 @@ class Pack:
     """How codes become an artifact, and its largest size.
 
     coder: the lossless coder of all streams.  cap: largest size in bytes; the default is 16 MB, decimal.
+    counted: what the cap limits. `model+code`, as in the challenge: the artifact without its tokenizer, and the script
+    that `export` writes; `model`: the artifact without its tokenizer alone.
     groups: parameters that are coded together. The first match applies; all other parameters are grouped by role.
     """
 
     def __init__(
-        self, *, coder: Spec[Coder], cap: ByteCount = 16_000_000, groups: tuple[Spec[StreamGroup], ...] = ()
+        self,
+        *,
+        coder: Spec[Coder],
+        cap: ByteCount = 16_000_000,
+        counted: Counted = "model+code",
+        groups: tuple[Spec[StreamGroup], ...] = (),
     ) -> None:
         if cap < 1:
             raise RecipeError(f"cap must be at least 1 byte, got {cap}", where="pack.cap")
-        self.coder, self.cap, self.groups = coder, cap, groups
+        self.coder, self.cap, self.counted, self.groups = coder, cap, counted, groups
+
+    def counted_code(self, code: int | None) -> int:
+        """Bytes of code that count against the cap. code: size of the script, None if there is none."""
+        return code or 0 if self.counted == "model+code" else 0
 
     def groups_by_path(self, roles: Mapping[str, str]) -> dict[str, str]:
         """Map path -> role to path -> group. Raises `RecipeError` if a group matches no parameter."""

@@ -17,7 +17,9 @@ from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles, read_weights
 from bitgolf.pack.parallel import cpu_count
+from bitgolf.pack.settings import Pack
 from bitgolf.pack.streams import EncodedTensor
+from bitgolf.pipeline.code_size import CodeSize, check_room, code_size
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.tuning import tuned_codes
 from bitgolf.quantize.calibration.stats_file import load_calibration
@@ -35,18 +37,26 @@ class QuantizedTensors(msgspec.Struct, frozen=True):
 
 
 class ArtifactSizes(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of an artifact, and its cap.
+    """Bytes of an artifact and of the code that belongs to it, and the cap.
 
-    model: all sections except the tokenizer. code: None, since an artifact contains no program. total: what is compared
-    with the cap, which is `model`. self_contained: the whole file.
+    model: all sections except the tokenizer. code: the script that `export` writes; None if none can be made, and
+    `code_note` says why. counted: what the cap limits, `model` or `model+code`; total: the size of that. self_contained:
+    the whole file of the artifact.
     """
 
     model: int
-    code: None = None
+    code: int | None = None
+    code_note: str = ""
     tokenizer: int
+    counted: str = "model"
     total: int
     self_contained: int
     cap: int
+
+    @property
+    def code_counts(self) -> bool:
+        """Whether `total` includes the code."""
+        return self.counted == "model+code" and self.code is not None
 
 
 class PackedArtifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +128,12 @@ def quantize(run: Run) -> QuantizedTensors:
 
 
 def pack_inputs(run: Run) -> list[Any]:
-    return [file_digest(run.files.codes), run.settings(*STORED_FIELDS)]
+    """Digest of the codes, the stored settings, and the size of the code, which the outcome states."""
+    return [file_digest(run.files.codes), run.settings(*STORED_FIELDS), _code_size(run).bytes]
+
+
+def _code_size(run: Run) -> CodeSize:
+    return code_size(run.recipe, load_tokenizer(run.data_folder / "tokenizer.model").kind)
 
 
 def check_fits(run: Run) -> None:
@@ -133,7 +148,7 @@ def pack(run: Run) -> PackedArtifact:
     assert run.pending.artifact is not None
     data, run.pending.artifact = run.pending.artifact, None
     write_bytes(run.files.artifact, data)
-    return PackedArtifact(bytes=artifact_sizes(read_artifact(data), run.recipe().pack().cap), fits=True)
+    return PackedArtifact(bytes=artifact_sizes(read_artifact(data), run.recipe().pack(), _code_size(run)), fits=True)
 
 
 def _pack_within_cap(run: Run, codes: Mapping[str, EncodedTensor]) -> bytes:
@@ -147,22 +162,36 @@ def _pack_within_cap(run: Run, codes: Mapping[str, EncodedTensor]) -> bytes:
     artifact = read_artifact(data)
     for choice in coder_reports(artifact, codes, settings.groups_by_path(parameter_roles(load_meta_model(run)))):
         run.log.detail(f"packed {choice}")
-    sizes = artifact_sizes(artifact, settings.cap)
-    total, cap = sizes.total, sizes.cap
+    code = _code_size(run)
+    check_room(settings, code)
+    sizes = artifact_sizes(artifact, settings, code)
+    total, cap, counted = sizes.total, sizes.cap, settings.counted_code(code.bytes)
+    subject = f"model and script ({sizes.model:,} + {counted:,} bytes)" if counted else "without the tokenizer"
     whole = f"{sizes.self_contained:,} bytes with the tokenizer"
-    run.log.info(f"packed: {total:,} / {cap:,} bytes (without the tokenizer), {whole}")
+    run.log.info(f"packed: {total:,} / {cap:,} bytes ({subject}), {whole}")
     if total > cap:
-        cause = f"the artifact is {total - cap:,} bytes over the cap of {cap:,}"
-        raise BitgolfError(cause, where=str(run.files.artifact), hint=_over_cap_hint(ledger(artifact), cap))
+        cause = (
+            f"the artifact {'and the script are' if counted else 'is'} {total - cap:,} bytes over the cap of {cap:,}"
+        )
+        hint = _over_cap_hint(ledger(artifact), cap - counted)
+        raise BitgolfError(cause, where=str(run.files.artifact), hint=hint)
     return data
 
 
-def artifact_sizes(artifact: Artifact, cap: int) -> ArtifactSizes:
-    """Bytes of the model, of the tokenizer and of both, from the artifact's ledger."""
+def artifact_sizes(artifact: Artifact, settings: Pack, code: CodeSize) -> ArtifactSizes:
+    """Bytes of the model, of the tokenizer and of both, from the artifact's ledger, and what counts against the cap."""
     entries = ledger(artifact)
-    tokenizer, total = sum(e.bytes for e in entries if e.name == "tokenizer"), sum(e.bytes for e in entries)
-    model = total - tokenizer
-    return ArtifactSizes(model=model, tokenizer=tokenizer, total=model, self_contained=total, cap=cap)
+    tokenizer, whole = sum(e.bytes for e in entries if e.name == "tokenizer"), sum(e.bytes for e in entries)
+    return ArtifactSizes(
+        model=whole - tokenizer,
+        code=code.bytes,
+        code_note=code.note,
+        tokenizer=tokenizer,
+        counted=settings.counted,
+        total=whole - tokenizer + settings.counted_code(code.bytes),
+        self_contained=whole,
+        cap=settings.cap,
+    )
 
 
 def _over_cap_hint(entries: list[LedgerEntry], cap: int) -> str:

@@ -16,6 +16,7 @@ from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.optimizer import Optimizer
+from bitgolf.pipeline.code_size import NOT_MEASURED, CodeSize
 from bitgolf.quantize.size_forecast import forecast_bytes, matrix_std
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import TrainingProgress
@@ -29,15 +30,30 @@ CHECKPOINTS = 3
 class RecipeForecast(msgspec.Struct, frozen=True, kw_only=True):
     """Forecast for a recipe that is not trained yet.
 
-    bytes: of the artifact without its tokenizer. streams: stream name -> bytes. cap: limit of `bytes`.
+    bytes: of the artifact without its tokenizer. streams: stream name -> bytes. code: size of the script that `export`
+    writes, which is no forecast; None if it was not made or cannot be, and `code_note` says why. counted, total, cap: what
+    the cap limits (`model` or `model+code`), the forecast of that, and the cap.
     training_state_bytes: memory of weights, gradients, optimizer and average in one training process, without
     activations.
     """
 
     bytes: int
+    code: int | None
+    code_note: str
+    counted: str
+    total: int
     cap: int
     streams: dict[str, int]
     training_state_bytes: int
+
+    @property
+    def over_cap(self) -> str:
+        """A sentence that says by how much the forecast is over the cap; "" if it is not."""
+        if self.total <= self.cap:
+            return ""
+        subject = "the artifact and the script are" if self.total > self.bytes else "the artifact is"
+        excess = f"{self.total - self.cap:,} more than the cap of {self.cap:,} (pack.cap)"
+        return f"{subject} forecast to have {self.total:,} bytes, {excess}"
 
 
 class ModelForecast(NamedTuple):
@@ -48,8 +64,11 @@ class ModelForecast(NamedTuple):
     forecast: RecipeForecast
 
 
-def forecast_recipe(recipe: Recipe, vocab: int) -> ModelForecast:
-    """Build model and optimizer on the meta device, so that errors of the recipe are raised as in a run; forecast them."""
+def forecast_recipe(recipe: Recipe, vocab: int, code: CodeSize = NOT_MEASURED) -> ModelForecast:
+    """Build model and optimizer on the meta device, so that errors of the recipe are raised as in a run; forecast them.
+
+    code: size of the recipe's script, which is part of the forecast.
+    """
     model = build_on_meta(recipe.model, vocab)
     roles = parameter_roles(model)
     with torch.device("meta"):
@@ -60,8 +79,13 @@ def forecast_recipe(recipe: Recipe, vocab: int) -> ModelForecast:
     pack = recipe.pack()
     groups, decayed = pack.groups_by_path(roles), matrix_std(muon_weight_decay(recipe))
     streams = forecast_bytes(shapes, roles, recipe.quantize, pack.coder, groups, spread=decayed)
+    artifact = sum(streams.values()) + CONTAINER_OVERHEAD_BYTES
     expected = RecipeForecast(
-        bytes=sum(streams.values()) + CONTAINER_OVERHEAD_BYTES,
+        bytes=artifact,
+        code=code.bytes,
+        code_note=code.note,
+        counted=pack.counted,
+        total=artifact + pack.counted_code(code.bytes),
         cap=pack.cap,
         streams=streams,
         training_state_bytes=training_state_bytes(recipe, task, optimizer),

@@ -6,11 +6,13 @@ from bitgolf.cautions import cautions
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shard_folder import open_shard_folder
 from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.pipeline.code_size import CodeSize, check_room, code_size, size_by_trainer
 from bitgolf.pipeline.data import text_source
 from bitgolf.pipeline.forecast import FORECAST_ERROR, RecipeForecast, forecast_recipe, forecast_run_bytes
 from bitgolf.pipeline.state import Run
 from bitgolf.quantize.diagnose.qat_consistency import qat_mismatches
 from bitgolf.runtime.disk_space import free_bytes
+from bitgolf.tokens.loading import load_tokenizer
 
 
 def preview_training(run: Run, *, prepared: bool, strict_cap: bool) -> None:
@@ -20,30 +22,44 @@ def preview_training(run: Run, *, prepared: bool, strict_cap: bool) -> None:
     is set, and `BitgolfError` if the disk has too little space. Nothing is written.
     """
     recipe = run.recipe()
-    found = forecast_recipe(recipe, _vocab(run, prepared=prepared))
+    vocab, code = _vocab_and_code(run, prepared=prepared)
+    check_room(recipe.pack(), code)
+    found = forecast_recipe(recipe, vocab, code)
     expected = found.forecast
-    run.log.info(f"forecast: {expected.bytes:,} / {expected.cap:,} bytes ({FORECAST_ERROR})")
-    for caution in [*cautions(run.recipe, expected.bytes), *qat_mismatches(found.model, recipe.quantize)]:
+    run.log.info(f"forecast: {expected.total:,} / {expected.cap:,} bytes ({_parts(expected)}{FORECAST_ERROR})")
+    if code.bytes is None and recipe.pack().counted == "model+code":
+        run.log.event("warning", message=f"the cap is compared with the model alone, without code: {code.note}")
+    known = [*cautions(run.recipe), *qat_mismatches(found.model, recipe.quantize)]
+    for caution in filter(None, [expected.over_cap, *known]):
         run.log.event("warning", message=f"caution: {caution}")
-    if strict_cap and expected.bytes > expected.cap:
+    if strict_cap and expected.over_cap:
         raise _over_cap(expected)
     text_bytes = 0 if prepared or run.shards else text_source(run)().size()
     _check_disk(run, forecast_run_bytes(recipe, found, text_bytes))
 
 
-def _vocab(run: Run, *, prepared: bool) -> int:
-    """Size of the vocabulary that the model will have: that of existing shards, otherwise the recipe's."""
+def _vocab_and_code(run: Run, *, prepared: bool) -> tuple[int, CodeSize]:
+    """Size of the vocabulary that the model will have, and of the script.
+
+    Both depend on the tokenizer: that of existing shards, otherwise the recipe's.
+    """
     if prepared:
-        return load_manifest(run.data_folder).vocab
+        kind = load_tokenizer(run.data_folder / "tokenizer.model").kind
+        return load_manifest(run.data_folder).vocab, code_size(run.recipe, kind)
     if run.shards:
-        return open_shard_folder(run.shards, run.tokenizer).tokenizer.vocab
-    return run.recipe().tokens().vocab
+        tokenizer = open_shard_folder(run.shards, run.tokenizer).tokenizer
+        return tokenizer.vocab, code_size(run.recipe, tokenizer.kind)
+    return run.recipe().tokens().vocab, size_by_trainer(run.recipe)
+
+
+def _parts(expected: RecipeForecast) -> str:
+    """What the forecast consists of, if that is more than the model."""
+    return f"model {expected.bytes:,}, script {expected.code:,}; " if expected.total > expected.bytes else ""
 
 
 def _over_cap(expected: RecipeForecast) -> RecipeError:
-    excess = f"{expected.bytes - expected.cap:,} more than the cap of {expected.cap:,}"
     return RecipeError(
-        f"the artifact is forecast to have {expected.bytes:,} bytes, {excess} ({FORECAST_ERROR})",
+        f"{expected.over_cap}; {FORECAST_ERROR}",
         where="--strict-cap",
         hint="use fewer bits (quantize), a smaller model or a larger pack.cap, or leave --strict-cap out",
     )

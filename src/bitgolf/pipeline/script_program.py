@@ -23,6 +23,7 @@ from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import parameter_roles, read_weights
 from bitgolf.pipeline.averaging import write_averages
 from bitgolf.pipeline.calibration import CalibrationJob, calibrate_run, remaining_seconds
+from bitgolf.pipeline.code_size import CodeSize
 from bitgolf.pipeline.compression import artifact_sizes
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.scoring import ScoringJob, score_on_rank
@@ -115,14 +116,13 @@ class Program:
         codes = encode_model(weights, roles, recipe.quantize, stats, session)
         codes = {path: codes[path] for path in sorted(codes)}
         data = model_bytes(self.recipe, codes, (self.data / "tokenizer.model").read_bytes())
-        sizes = artifact_sizes(read_artifact(data), recipe.pack().cap)
+        sizes = artifact_sizes(read_artifact(data), recipe.pack(), CodeSize(code_bytes))
         write_bytes(self.files.artifact, data)
-        total = sizes.model + code_bytes
         self.log.info(f"Code size: {code_bytes} bytes")
-        self.log.info(f"Total submission size: {total} bytes (cap {sizes.cap})")
+        self.log.info(f"Total submission size: {sizes.model + code_bytes} bytes")
         self.log.info(f"artifact digest:{file_digest(self.files.artifact)} model_bytes:{sizes.model}")
-        if total > sizes.cap:
-            raise BitgolfError(f"the submission is {total - sizes.cap:,} bytes over the cap of {sizes.cap:,}")
+        if sizes.total > sizes.cap:
+            raise BitgolfError(f"the submission is {sizes.total - sizes.cap:,} bytes over the cap of {sizes.cap:,}")
 
     def _score(self) -> None:
         job = ScoringJob(artifact=self.files.artifact, text=validation_text(self.data), methods=self.recipe().score)

@@ -24,7 +24,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import LinearRamp, WarmdownFraction
 from bitgolf.pack.coders import RangeCoder
-from bitgolf.pack.settings import Pack
+from bitgolf.pack.settings import Counted, Pack
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.codec import Float
@@ -50,11 +50,12 @@ def chosen_recipe(choice: Choice) -> Spec[Recipe]:
     """The recipe of a choice: at its sizes, or the tuned recipe that stands for them, under the name `auto`."""
     if choice.recipe:
         return get_recipe(choice.recipe).replace(name="auto", published=None)
-    return sized_recipe(choice.sizes, cap=choice.budget.cap, seconds=choice.budget.seconds)
+    budget = choice.budget
+    return sized_recipe(choice.sizes, cap=budget.cap, seconds=budget.seconds, counted=budget.counted)
 
 
-def sized_recipe(sizes: RecipeSizes, *, cap: int, seconds: float) -> Spec[Recipe]:
-    """The recipe `auto` at these sizes. cap: bytes of the artifact. seconds: of training, with calibration."""
+def sized_recipe(sizes: RecipeSizes, *, cap: int, seconds: float, counted: Counted = "model") -> Spec[Recipe]:
+    """The recipe `auto` at these sizes. cap: bytes of what `counted` says. seconds: of training, with calibration."""
     window: dict[str, Any] = {"window": sizes.length, "stride": max(1, sizes.length // 4)}
     return part(
         Recipe,
@@ -69,7 +70,7 @@ def sized_recipe(sizes: RecipeSizes, *, cap: int, seconds: float) -> Spec[Recipe
             part(Rule, where="*", use=part(TrellisCodec, bits=sizes.bits)),
         ),
         calibrate=part(Calibrate, source=part(TrainingText, batches=sizes.calibration_batches, rows=8)),
-        pack=part(Pack, cap=cap, coder=part(RangeCoder, variance_contexts=True)),
+        pack=part(Pack, cap=cap, counted=counted, coder=part(RangeCoder, variance_contexts=True)),
         score=(
             part(ContiguousScoring, window=sizes.length),
             part(SlidingScoring, **window),

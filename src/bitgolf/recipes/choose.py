@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from bitgolf.errors import UsageError
 from bitgolf.recipes import scaling_laws
 from bitgolf.recipes.sizes import RecipeSizes
+
+if TYPE_CHECKING:
+    from bitgolf.pack.settings import Counted
 
 WIDTHS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
 VOCABULARIES = tuple(scaling_laws.BYTES_PER_TOKEN)
@@ -26,6 +29,10 @@ WEIGHTS_PER_TEXT_BYTE = 1.0
 """Most weights for each byte of text: a larger model learns a small text by heart. An assumption, not measured."""
 CAP_MARGIN = 0.98
 """Share of the cap that is filled by forecast: forecasts of `TrellisCodec` err by 2 % (docs/measurements.md)."""
+CODE_COUNTS_FROM = 16_000_000
+"""Least cap that limits the model and the script of `export` together, as in the challenge; a smaller one the model."""
+SCRIPT_BYTES = 90_000
+"""Bytes that a script of this recipe has at most."""
 CALIBRATION_SHARE = 0.03
 """Share of the clock for calibration, which takes twice as long for a token as training (`results/quickstart.jsonl`)."""
 CALIBRATION_ROWS, MOST_CALIBRATION_BATCHES = 8, 128
@@ -48,7 +55,7 @@ RANGES = {"cap": (30_000, 10**9), "seconds": (10.0, 30 * 86_400.0), "text": (2_0
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """What is given. cap: bytes of the artifact. seconds: of training, with calibration. text_bytes: size of the text.
+    """What is given. cap: bytes, of what `counted` says. seconds: of training, with calibration. text_bytes: size of the text.
 
     speed: training speed of the machine, in floating-point operations per second. vocab: tokens of the vocabulary if the
     text is tokenized already, 0 if it can be chosen.
@@ -59,6 +66,17 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     text_bytes: int
     speed: float
     vocab: int = 0
+
+    @property
+    def counted(self) -> Counted:
+        """What the cap limits, as `Pack.counted`."""
+        return "model+code" if self.cap >= CODE_COUNTS_FROM else "model"
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the cap that are left for the model; never fewer for a larger cap."""
+        code_free = CODE_COUNTS_FROM - SCRIPT_BYTES
+        return self.cap - SCRIPT_BYTES if self.counted == "model+code" else min(self.cap, code_free)
 
 
 REFERENCE_BUDGET = Budget(cap=1_000_000, seconds=90.0, text_bytes=12_000_000, speed=REFERENCE_SPEED)
@@ -143,7 +161,7 @@ def _candidates(budget: Budget) -> Iterator[Choice]:
             shape = sizes_of_shape(width, vocab)
             if width > WIDTHS[0] and shape.matrix_weights > WEIGHTS_PER_TEXT_BYTE * budget.text_bytes:
                 break
-            bits = 8 * (CAP_MARGIN * budget.cap - scaling_laws.overhead_bytes(shape)) / shape.weights
+            bits = 8 * (CAP_MARGIN * budget.model_bytes - scaling_laws.overhead_bytes(shape)) / shape.weights
             if bits >= scaling_laws.LEAST_BITS:
                 yield _completed(budget, msgspec.structs.replace(shape, bits=min(bits, scaling_laws.MOST_BITS)))
 

@@ -49,7 +49,7 @@ def midsize() -> Spec[Recipe]:
             part(Rule, where="*", use=part(TrellisCodec, bits=4.25)),
         ),
         calibrate=part(Calibrate, source=part(TrainingText, batches=32)),
-        pack=part(Pack, cap=2_500_000, coder=part(RangeCoder, variance_contexts=True)),
+        pack=part(Pack, cap=2_500_000, counted="model", coder=part(RangeCoder, variance_contexts=True)),
         score=(
             part(ContiguousScoring, window=512),
             part(SlidingScoring, window=512, stride=128),

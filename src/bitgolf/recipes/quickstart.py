@@ -64,7 +64,7 @@ def quickstart() -> Spec[Recipe]:
             part(Rule, where="*", use=part(TrellisCodec, bits=5.0)),
         ),
         calibrate=part(Calibrate, source=part(TrainingText, batches=8)),
-        pack=part(Pack, cap=1_000_000, coder=part(RangeCoder, variance_contexts=True)),
+        pack=part(Pack, cap=1_000_000, counted="model", coder=part(RangeCoder, variance_contexts=True)),
         score=(
             part(ContiguousScoring, window=256),
             part(SlidingScoring, window=256, stride=64),

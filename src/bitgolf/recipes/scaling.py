@@ -55,7 +55,7 @@ LAYER_SETTINGS = frozenset({"first_layer", "last_layer", "start_layer"})
 class Scale(NamedTuple):
     """The size to which a recipe is scaled.
 
-    cap: bytes of the artifact.  vocab: pieces of the tokenizer.  seconds: training clock.  steps: expected number of
+    cap: bytes of the artifact without code.  vocab: pieces of the tokenizer.  seconds: training clock.  steps: expected number of
     steps within it.  full_steps: steps of the recipe at full size; 0 takes the published number.  rows, length: of a batch.  documents: number of documents that are scored.
     """
 
@@ -104,7 +104,7 @@ def _with_batch(recipe: Spec[Recipe], scale: Scale) -> Spec[Recipe]:
     small = recipe.replace(
         tokens=part(SentencePieceBPE, vocab=scale.vocab),
         train=train,
-        pack=recipe["pack"].replace(cap=scale.cap),
+        pack=recipe["pack"].replace(cap=scale.cap, counted="model"),
         proof=None,
         published=None,
     )

@@ -21,6 +21,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from bitgolf.files import digest, write_bytes
+from bitgolf.runtime.cache_files import cache_folder
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -41,17 +42,6 @@ def compile_functions(*functions: Any) -> tuple[Any, ...]:
             compiled._cache = MachineCodeFiles(folder, function.__name__)
         namespace[function.__name__] = compiled
     return tuple(namespace[function.__name__] for function in functions)
-
-
-def cache_folder() -> Path | None:
-    """`bitgolf` in the user's folder of caches: `$XDG_CACHE_HOME`, or `~/.cache`. None if the user has no home folder."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if named.is_absolute():
-        return named / "bitgolf"
-    try:
-        return Path.home() / ".cache" / "bitgolf"
-    except RuntimeError:
-        return None
 
 
 class MachineCodeFiles:

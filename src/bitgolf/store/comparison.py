@@ -17,7 +17,7 @@ from bitgolf.recipes.differences import SettingDifference, compare_recipes
 from bitgolf.significance.mean_tests import Significance, welch
 from bitgolf.store.entry import RunEntry, read_entry
 
-MEASURES = ("bytes", "params", "tokens", "steps", "training_seconds")
+MEASURES = ("bytes", "code", "params", "tokens", "steps", "training_seconds")
 Groups = Mapping[str, Sequence[Path]]
 """Name of a group -> folders of its runs, at least one."""
 

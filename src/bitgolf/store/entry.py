@@ -20,8 +20,9 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A run in the store. What is not known, or not reached yet, is None or empty.
 
     folder: relative to the store. recipe: name; hash: of the recipe, "" for an imported run. seed: of the run.
-    state: the last stage that is done, "" for none; why an observer stopped the run; or the error of a damaged folder. bpb: stage or method -> bits per
-    byte. bytes: of the artifact. params, tokens, steps: of training. seconds: of all stages; training_seconds: of the
+    state: the last stage that is done, "" for none; why an observer stopped the run; or the error of a damaged folder.
+    bpb: stage or method -> bits per byte. bytes: what counts against the cap; code: size of the script, which `bytes` of
+    an own run may not include. params, tokens, steps: of training. seconds: of all stages; training_seconds: of the
     clock. text: identifies the validation text; runs with different ones are not compared. changed: time of the last
     change in seconds since 1970.
     """
@@ -34,6 +35,7 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     bpb: dict[str, float]
     bytes: int | None
+    code: int | None
     params: int | None
     tokens: int | None
     steps: int | None
@@ -95,6 +97,7 @@ def _own_entry(folder: Path, name: str) -> RunEntry:
         hash=result["hash"],
         bpb={stage: bpb for stage, bpb in result["bpb"].items() if bpb is not None},
         bytes=result["bytes"]["total"],
+        code=result["bytes"]["code"],
         params=result["params"],
         tokens=result["tokens"],
         steps=result["steps"],
@@ -120,6 +123,7 @@ def _imported_entry(run: ImportedRun, name: str, changed: float) -> RunEntry:
         state="imported",
         bpb=run.bpb,
         bytes=run.total_bytes,
+        code=run.code_bytes,
         params=None,
         tokens=None,
         steps=run.steps or None,
@@ -140,6 +144,7 @@ def _empty(name: str, state: str, changed: float) -> RunEntry:
         state=state,
         bpb={},
         bytes=None,
+        code=None,
         params=None,
         tokens=None,
         steps=None,

@@ -13,7 +13,7 @@ import msgspec
 from bitgolf.store.entry import RunEntry, is_run, read_entry, signature
 
 INDEX_FILE = "index.sqlite"
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 DEEPEST = 3
 """Levels of folders below the store at which runs are found: those of a sweep are in a folder of their own."""
 

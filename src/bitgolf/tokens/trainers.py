@@ -42,6 +42,11 @@ class TokenizerTrainer(ABC):
     sample_bytes: int = 0
     force: bool = False
 
+    @property
+    def kind(self) -> str:
+        """Name of the type of the tokenizer, as `Tokenizer.kind`. Raises `BitgolfError` if its file cannot be read."""
+        return "sentencepiece"
+
     def cache_key(self) -> list[str]:
         """Return JSON values that change when what it reads besides its settings changes."""
         return []
@@ -157,6 +162,10 @@ class CaseOpsBPE(SentencePieceBPE):
     Source: openai/parameter-golf, pull request 1729.
     """
 
+    @property
+    def kind(self) -> str:
+        return CaseOpsTokenizer.kind
+
     def train(self, documents: Iterable[bytes], report: Report = lambda _: None) -> bytes:
         passages = [encode_case(passage) for passage in sample_passages(documents, self.sample_bytes)]
         symbols = [operator.decode() for operator in OPERATORS]
@@ -169,6 +178,10 @@ class ByteLevel(TokenizerTrainer):
 
     def __init__(self, *, vocab: Literal[260] = 260) -> None:
         self.vocab = vocab
+
+    @property
+    def kind(self) -> str:
+        return byte_tokenizer.ByteTokenizer.kind
 
     def train(self, documents: Iterable[bytes], report: Report = lambda _: None) -> bytes:
         """Return the serialized byte tokenizer; the documents are not read."""
@@ -194,6 +207,10 @@ class TokenizerFile(TokenizerTrainer):
     ) -> None:
         self.path, self.vocab, self.case_operators = path, vocab, case_operators
         self.pattern, self.force = pattern, force
+
+    @property
+    def kind(self) -> str:
+        return load_tokenizer(Path(self.path), pattern=self.pattern).kind
 
     def cache_key(self) -> list[str]:
         """Return the digest of the file. Raises `BitgolfError` if it cannot be read."""

@@ -49,7 +49,8 @@ def _tiles(result: RunResult) -> list[Tile]:
     sizes, clock = result.bytes, result.training_clock
     share = sizes.total / sizes.cap if sizes.cap else None
     of_cap = f"of {sizes.cap:,} bytes: {'fits' if result.fits else 'does not fit'}"
-    found.append(Tile("Bytes, without the tokenizer", f"{sizes.total:,}", of_cap, share, result.fits))
+    counted = "Bytes of model and code" if sizes.code_counts else "Bytes, without the tokenizer"
+    found.append(Tile(counted, f"{sizes.total:,}", of_cap, share, result.fits))
     in_time = clock.total <= clock.limit
     limit = f"of {clock.limit:,.1f} s: {'within the limit' if in_time else 'over the limit'}"
     clock_tile = ("Training clock", f"{clock.total:,.1f} s")

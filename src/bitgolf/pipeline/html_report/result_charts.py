@@ -63,9 +63,11 @@ def _bytes_card(contents: ReportContents) -> str:
     sizes, total = contents.result.bytes, sum(entry.bytes for entry in entries)
     areas = _areas(entries, total)
     svg = area_chart("bytes", "Areas: bytes of the artifact by section, as in the table", areas)
+    code = f"unknown ({sizes.code_note})" if sizes.code is None else f"{sizes.code:,} bytes"
     note = (
-        f"artifact.bg: {total:,} bytes, of which {sizes.total:,} count against the cap of {sizes.cap:,}"
-        f" (all but the tokenizer)."
+        f"artifact.bg: {total:,} bytes, of which {sizes.model:,} count against the cap of {sizes.cap:,}"
+        f" (all but the tokenizer). Code, the script that `bitgolf export` writes: {code},"
+        f" {'counted too' if sizes.code_counts else 'not counted'}."
     )
     cells = [
         (e.name, f"{e.bytes:,}", "" if e.bits_per_element is None else f"{e.bits_per_element:.3f}") for e in entries
