@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ import pytest
 from bitgolf.commands.export import ExportOptions, export_runs
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.export.script import recipe_script
 from bitgolf.pack.settings import Pack
 from bitgolf.pipeline import code_size as module
 from bitgolf.pipeline.code_size import CodeSize, check_room, code_size, no_script_because, size_by_trainer
@@ -37,13 +37,13 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Spec[Recipe]]:
-    """The recipes of the scripts that are made from now on."""
-    found = list[Spec[Recipe]]()
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The recipes of the scripts that are made from now on. Each has a byte more than the one before, from 80,000 on."""
+    found = list[str]()
 
     def make(recipe: Spec[Recipe], tokenizer: str) -> Any:
-        found.append(recipe)
-        return recipe_script(recipe, tokenizer)
+        found.append(f"{recipe['name']} {tokenizer}")
+        return SimpleNamespace(bytes=79_999 + len(found))
 
     monkeypatch.setattr(module, "recipe_script", make)
     return found
@@ -54,16 +54,16 @@ def forget() -> None:
     module._KNOWN.clear()
 
 
-def test_a_script_is_made_once_for_each_recipe(cache: Path, made: list[Spec[Recipe]]) -> None:
+def test_a_script_is_made_once_for_each_recipe(cache: Path, made: list[str]) -> None:
     recipe = toy_recipe()
-    size = code_size(recipe, "sentencepiece")
-    assert size == CodeSize(recipe_script(recipe, "sentencepiece").bytes)
+    assert [code_size(recipe, "bytes") for _ in range(2)] == 2 * [CodeSize(80_000)]
     forget()
-    renamed = recipe.replace(published={"bpb": 1.0}).set("tokens.vocab", 400)  # a script has neither
-    assert code_size(recipe, "sentencepiece") == code_size(renamed, "sentencepiece") == size and len(made) == 1
-    longer = recipe.set("train.steps", 123_456_789)
-    assert code_size(longer, "sentencepiece") != size and len(made) == 2
-    assert code_size(recipe, "bytes") != size and len(list(cache.iterdir())) == 3
+    other_text = recipe.replace(published={"bpb": 1.0}).set("tokens.vocab", 400)  # a script has neither
+    assert code_size(recipe, "bytes") == code_size(other_text, "bytes") == CodeSize(80_000)
+    changed = recipe.set("train.steps", 123_456_789)
+    assert code_size(changed, "bytes") == CodeSize(80_001) and code_size(recipe, "caseops") == CodeSize(80_002)
+    assert code_size(recipe.replace(name="other"), "bytes") == CodeSize(80_003)
+    assert made == ["toy bytes", "toy bytes", "toy caseops", "other bytes"] and len(list(cache.iterdir())) == 4
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -74,9 +74,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_a_damaged_size_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = iter(range(80_000, 90_000))
-    monkeypatch.setattr(module, "recipe_script", lambda *_: type("Made", (), {"bytes": next(sizes)}))
+@pytest.mark.usefixtures("made")
+def test_a_damaged_size_is_measured_again(cache: Path) -> None:
     assert code_size(toy_recipe(), "bytes").bytes == 80_000
     (file,) = cache.iterdir()
     for i, damage in enumerate(DAMAGE.values()):
@@ -88,9 +87,8 @@ def test_a_damaged_size_is_measured_again(cache: Path, monkeypatch: pytest.Monke
             file.write_text("")
 
 
-def test_another_source_of_the_package_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = iter((80_000, 80_001))
-    monkeypatch.setattr(module, "recipe_script", lambda *_: type("Made", (), {"bytes": next(sizes)}))
+@pytest.mark.usefixtures("cache", "made")
+def test_another_source_of_the_package_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert code_size(toy_recipe(), "bytes").bytes == 80_000
     forget()
     monkeypatch.setattr(module, "package_digest", lambda: "changed")
@@ -117,13 +115,13 @@ def test_the_size_does_not_depend_on_the_process() -> None:
 # ---- recipes without a script --------------------------------------------------------------------------------------
 
 
-def test_a_recipe_that_no_script_can_run_has_no_size(made: list[Spec[Recipe]]) -> None:
+def test_a_recipe_that_no_script_can_run_has_no_size(made: list[str]) -> None:
     tuned = toy_recipe().replace(tune=part(FloatTuning))
     assert code_size(tuned, "sentencepiece") == CodeSize(None, no_script_because(tuned)) and not made
     assert "tune" in no_script_because(tuned) and not no_script_because(toy_recipe())
 
 
-def test_the_kind_of_the_tokenizer_is_that_of_the_recipe(cache: Path, tmp_path: Path) -> None:
+def test_the_kind_of_the_tokenizer_is_that_of_the_recipe(tmp_path: Path) -> None:
     assert [get_recipe(name)().tokens().kind for name in ("quickstart", "pr1855")] == ["sentencepiece", "caseops"]
     assert part(ByteLevel)().kind == "bytes"
     missing = toy_recipe().replace(tokens=part(TokenizerFile, path=str(tmp_path / "no.model"), vocab=300))

@@ -56,7 +56,7 @@ def size_by_trainer(recipe: Spec[Recipe]) -> CodeSize:
     try:
         kind = recipe().tokens().kind
     except BitgolfError as error:
-        return CodeSize(None, f"the kind of the tokenizer is unknown: {error.message}")
+        return CodeSize(None, f"the kind of the tokenizer is unknown ({error.where}: {error.message})")
     return code_size(recipe, kind)
 
 

@@ -91,7 +91,7 @@ def published_results(name: str) -> dict[str, Any] | None:
     The figures were reported by the authors, on FineWeb's validation text, in logs and submissions; none was
     measured here. `bpb`: mean over the seeds (if only one was submitted, that one) by stage: `trained` (before
     averaging), `averaged`, `packed` (quantized model, contiguous windows), `sliding`, `adapted` (adaptation while
-    scoring). `bytes`: the largest file of these seeds, including `code` bytes of code (None if unknown). `departures`:
+    scoring). `bytes`: the largest file of these seeds, including `code` bytes of the authors' code (None if unknown). `departures`:
     differences between the recipe and the original -> the `--set` assignments that remove each, "" if none can.
     """
     table = _published_table()
