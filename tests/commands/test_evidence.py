@@ -82,6 +82,7 @@ def test_a_bundle_is_written_and_verified(run: Path, proof: Path, tmp_path: Path
         "recipe",
         "artifact",
         "byte cap",
+        "code",
         "tokenizer",
         "log",
         "proof: commitment",
@@ -115,6 +116,8 @@ LIES = [
     ("recipe", "recipe.json", "args.train.args.steps", 99),
     ("artifact", "result.json", "bytes.model", lambda size: size - 1),
     ("byte cap", "result.json", "bytes.cap", 10),
+    ("byte cap", "result.json", "bytes.total", lambda size: size - 1),
+    ("byte cap", "result.json", "bytes.counted", "model+code"),
     ("score contiguous: arithmetic", "result.json", "methods.0.bpb", lambda bpb: bpb - 0.01),
     ("training clock: sum and limit", "result.json", "training_clock.total", lambda total: total + 1),
     (

@@ -9,22 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from bitgolf.commands import export as module
 from bitgolf.commands.check import check_folders
 from bitgolf.commands.export import ExportOptions, export_runs
 from bitgolf.commands.record import TEXT_KEY, read_runs
 from bitgolf.errors import BitgolfError, UsageError
 from helpers.damage import finished_copy
-from helpers.toy_run import run_again
-
-ROOM = 1_000_000
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run whose cap has room for a script."""
-    folder = finished_copy(tmp_path_factory.mktemp("export"))
-    run_again(folder, f"pack.cap={ROOM}", first="pack")
-    return folder
+    """A finished run, whose cap of 40,000 bytes limits the model alone."""
+    return finished_copy(tmp_path_factory.mktemp("export"))
 
 
 def export(run: Path, target: Path) -> Path:
@@ -65,12 +61,14 @@ def test_no_path_of_the_machine_is_in_the_folder(record: Path, run: Path) -> Non
         assert str(run.parent) not in path.read_text(), path.name
 
 
-def test_what_cannot_be_exported_is_refused(run: Path, record: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused(
+    run: Path, record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="files already"):
         export(run, record)
-    small = finished_copy(tmp_path)
-    with pytest.raises(BitgolfError, match="over the cap of 40,000"):
-        export(small, tmp_path / "record")
+    monkeypatch.setattr(module, "CAP", 60_000)
+    with pytest.raises(BitgolfError, match="over the cap of 60,000"):
+        export(run, tmp_path / "record")
     assert not (tmp_path / "record").exists() and not list(tmp_path.glob(".record*"))
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from bitgolf.commands.pack import pack_to_cap
 from bitgolf.commands.show import describe_recipe
 from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import replace
+from bitgolf.config.recipe_file import write_recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
@@ -25,6 +27,7 @@ from bitgolf.files import read_checked_json, read_json
 from bitgolf.grids.clip import HessianSdClip, MaxClip, SdClip
 from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.streams import EncodedTensor, pack_tensors, unpack_tensors
+from bitgolf.pipeline import code_size
 from bitgolf.quantize.codecs.bit_allocation import EqualRate
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
@@ -319,6 +322,23 @@ def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: P
     document = pack_to_cap(run)
     assert document.cap == 13_000 and document.bytes_under_cap <= 24
     assert document.probes[0].predicted_bytes == pytest.approx(document.probes[0].bytes, rel=0.25)
+
+
+def test_the_script_counts_if_the_recipe_says_so(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Other steps have a script of another size, here by up to 30 bytes; the sum is exact nevertheless."""
+
+    def script_bytes(recipe: Spec[Any]) -> int:
+        return 60_000 + int(recipe.hash, 16) % 31
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(code_size, "recipe_script", lambda recipe, _: SimpleNamespace(bytes=script_bytes(recipe)))
+    write_recipe(run / "recipe.json", load_recipe(str(run), ["pack.counted=model+code"]))
+    document = pack_to_cap(run, 75_000)
+    assert document.code == script_bytes(load_recipe(document.recipe, [])) and document.counted == "model+code"
+    assert document.bytes == model_bytes(Path(document.artifact)) + document.code <= 75_000
+    assert document.within_tolerance
+    with pytest.raises(RecipeError, match="leaves nothing of a cap of 60,000"):
+        pack_to_cap(run, 60_000)
 
 
 def test_a_cap_above_the_largest_file_gives_the_finest_steps(run: Path) -> None:

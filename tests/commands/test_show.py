@@ -17,6 +17,7 @@ from bitgolf.config.parse import apply_assignment
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.objectives import MultiTokenPrediction
+from bitgolf.pipeline.code_size import CodeSize
 from bitgolf.recipes import get_recipe, published_bpb, recipe_names
 from bitgolf.recipes.identity import recipe_hash
 from helpers.toy import toy_recipe
@@ -71,6 +72,23 @@ def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
         for assignment in words[1::2]:
             changed = apply_assignment(changed, assignment)
         assert recipe_hash(changed) != recipe_hash(recipe)
+
+
+def test_the_code_is_part_of_the_forecast_if_the_cap_counts_it() -> None:
+    for counted, total in (("model", 0), ("model+code", 90_000)):
+        shown = describe_recipe(toy_recipe().set("pack.counted", counted), code=CodeSize(90_000))
+        found = shown.forecast
+        assert (found.counted, found.code, found.total - found.bytes) == (counted, 90_000, total)
+        words = " ".join(show_table(shown).split())
+        assert "90,000 bytes, the script that `bitgolf export` writes" in words
+        assert (f"{found.total:,} bytes" in words and "the cap includes it" in words) == bool(total) or not total
+    unknown = describe_recipe(toy_recipe().set("pack.counted", "model+code"), code=CodeSize(None, "a reason"))
+    assert unknown.forecast.total == unknown.forecast.bytes and "unknown: a reason" in show_table(unknown)
+
+
+def test_the_size_of_the_authors_code_is_shown() -> None:
+    words = " ".join(show_table(describe_recipe(get_recipe("pr1855"))).split())
+    assert f"of which code {get_recipe('pr1855')['published']['code']:,}" in words
 
 
 def test_nothing_is_said_of_what_nobody_published() -> None:

@@ -110,18 +110,29 @@ def test_a_run_ends_with_its_result_and_what_to_try(monkeypatch: pytest.MonkeyPa
         made(RunResult, missing=True), run="runs/toy", recipe="quickstart", hash="0123", seed=3, quick=False, scored=None, code=[],
         bpb={"trained": 2.5, "packed": 2.53125, "sliding": None}, seconds={"train": 61.2, "score": 30.0, "pack": 1.0},
     )  # fmt: skip
-    sizes = msgspec.structs.replace(result.bytes, total=373_100, cap=1_000_000)
+    sizes = msgspec.structs.replace(
+        result.bytes, model=373_100, total=373_100, cap=1_000_000, counted="model", code=83_170
+    )
     text = tables.run_table(msgspec.structs.replace(result, bytes=sizes))
     assert text.startswith("Result of quickstart (0123), seed 3, on ")
     assert "stage       bpb\ntrained  2.5000\npacked   2.5312\n" in text and "sliding" not in text
     for line in (
-        "bytes     373,100 / 1,000,000, 626,900 under the cap, without the tokenizer",
+        "bytes     373,100 / 1,000,000, 626,900 under the cap: the model without the",
+        "          tokenizer",
+        "code      83,170 bytes, the script that `bitgolf export` writes; the cap is of",
+        "          the model alone",
         "time      1 min 32 s: train 1 min 01 s, score 30 s, pack 1 s",
         "report    runs/toy/report.html",
         "artifact  runs/toy/artifact.bg",
         "  bitgolf generate runs/toy/artifact.bg --prompt 'def '",
     ):
         assert line in text.splitlines()
+    both = msgspec.structs.replace(sizes, total=456_270, counted="model+code")
+    lines = tables.run_table(msgspec.structs.replace(result, bytes=both)).splitlines()
+    assert "bytes     456,270 / 1,000,000, 543,730 under the cap: model 373,100 and code" in lines
+    none = msgspec.structs.replace(sizes, code=None, code_note="a reason", counted="model+code")
+    unknown = tables.run_table(msgspec.structs.replace(result, bytes=none)).splitlines()
+    assert "code      unknown: a reason" in unknown and "and code" not in "".join(unknown)
     assert "Parts in use" not in text, "that is in the report"
     with shown_on(PlainDisplay(verbose=True)):
         assert "Parts in use" in tables.run_table(result)

@@ -89,6 +89,11 @@ def test_artifact_and_run_name_the_file_and_its_digest(trained: Path) -> None:
     assert (trained / "run" / "code" / "my_parts.py").read_text() == OWN_PARTS
 
 
+def test_the_size_of_the_code_is_unknown_and_the_reason_stated(trained: Path) -> None:
+    sizes = json.loads((trained / "run" / "score.json").read_text())["bytes"]
+    assert sizes["code"] is None and sizes["total"] == sizes["model"] and "your own code" in sizes["code_note"]
+
+
 COMMANDS = {
     "score": ["score", "run", "--shards", "data"],
     "score by name": ["score", "run", "--shards", "data", "--with", "own_windows"],

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitgolf.errors import UsageError
+from bitgolf.pipeline.code_size import code_size
 from bitgolf.pipeline.forecast import forecast_recipe
 from bitgolf.recipes import get_recipe, scaling_laws
 from bitgolf.recipes.auto import auto, chosen_recipe, sized_recipe
@@ -18,8 +19,10 @@ from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.choose import (
     ANCHORS,
     CAP_MARGIN,
+    CODE_COUNTS_FROM,
     REFERENCE_BUDGET,
     REFERENCE_SPEED,
+    SCRIPT_BYTES,
     VOCABULARIES,
     Budget,
     choose,
@@ -56,7 +59,10 @@ def test_every_choice_is_a_recipe_within_the_cap(some: Budget) -> None:
     recipe = sized_recipe(sizes, cap=some.cap, seconds=some.seconds)  # its ranges are checked
     train = recipe["train"]()
     assert isinstance(train, Train) and (train.rows, train.length) == (sizes.rows, sizes.length)
-    assert choice.bytes <= CAP_MARGIN * some.cap + 1 and scaling_laws.LEAST_BITS <= sizes.bits <= scaling_laws.MOST_BITS
+    assert (
+        choice.bytes <= CAP_MARGIN * some.model_bytes + 1
+        and scaling_laws.LEAST_BITS <= sizes.bits <= scaling_laws.MOST_BITS
+    )
     assert sizes.width % sizes.heads == 0 and sizes.heads % sizes.kv_heads == 0 and sizes.layers >= 2
     assert scaling_laws.LIMIT_BPB < choice.trained_bpb < choice.packed_bpb and choice.tokens > 0
     assert 0 < sizes.micro_rows <= sizes.rows and sizes.vocab in VOCABULARIES
@@ -70,6 +76,15 @@ def test_the_forecast_of_the_packed_recipe_is_within_the_cap_and_near_that_of_th
     check_recipe(recipe)
     found = forecast_recipe(recipe(), choice.sizes.vocab).forecast.bytes
     assert found <= cap and found == pytest.approx(choice.bytes, rel=0.06)
+
+
+def test_the_cap_of_the_challenge_has_room_for_the_script() -> None:
+    full, below = budget(cap=CODE_COUNTS_FROM, seconds=86_400.0), budget(cap=CODE_COUNTS_FROM - 1)
+    assert full.counted == "model+code" and below.counted == "model"
+    assert full.model_bytes == below.model_bytes == CODE_COUNTS_FROM - SCRIPT_BYTES
+    recipe = chosen_recipe(choose(full))
+    assert recipe["pack.counted"] == "model+code" and chosen_recipe(choose(below))["pack.counted"] == "model"
+    assert 0.4 * SCRIPT_BYTES < code_size(recipe, "sentencepiece").bytes <= SCRIPT_BYTES
 
 
 def test_what_limits_the_model_is_named() -> None:
@@ -119,6 +134,7 @@ def test_the_anchor_is_taken_at_its_budget_only() -> None:
     full = budget(cap=anchor.cap, seconds=anchor.seconds, speed=1.5e15, text_bytes=10**12)
     choice = choose(full)
     recipe = chosen_recipe(choice)
+    assert recipe["pack.counted"] == full.counted
     assert choice.recipe == anchor.recipe and recipe["model"] == get_recipe(anchor.recipe)["model"]
     assert (
         recipe["name"] == "auto"

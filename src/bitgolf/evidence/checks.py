@@ -112,7 +112,7 @@ def _artifact(bundle: Bundle) -> Fact:
     stated = f"{sizes.model:,} bytes without the tokenizer, {sizes.self_contained:,} with it"
     evidence = f"every byte is in its ledger: {stated}" if right else f"it has {len(data):,} bytes; stated are {stated}"
     yield CheckedFact("artifact", "checked" if right else "failed", evidence)
-    counted = sizes.model + (sizes.code or 0 if sizes.code_counts else 0)
+    counted = total - tokenizer + (sizes.code or 0 if sizes.code_counts else 0)
     over = sizes.total > sizes.cap > 0 or sizes.total != counted
     cap = f"{sizes.total:,} of {sizes.cap:,} bytes ({sizes.counted})"
     yield CheckedFact("byte cap", "failed" if over else "checked", cap)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
@@ -17,7 +18,7 @@ from bitgolf.artifact.model import load_model, model_bytes
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
 from bitgolf.data.manifest import load_manifest
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import file_digest, write_bytes
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import parameter_roles, read_weights
@@ -37,6 +38,8 @@ from bitgolf.runtime import process_group
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.training import checkpoint
+
+N = TypeVar("N", int, float)
 
 
 class ScriptLog:
@@ -63,20 +66,65 @@ class ScriptLog:
     end_progress = close = lambda self: None
 
 
+class ScriptSettings(NamedTuple):
+    """What the environment states. steps, seconds: limits of training in place of the recipe's, None if not given."""
+
+    seed: int
+    run: str
+    shards: Path
+    tokenizer: Path
+    steps: int | None
+    seconds: float | None
+
+
+def read_settings(environment: Mapping[str, str]) -> ScriptSettings:
+    """Return the settings of the challenge's environment variables. Raises `UsageError` for one that cannot be used."""
+    seed = _number(environment, "SEED", int) or 0
+    run = environment.get("RUN_ID", f"seed{seed}")
+    if run in ("", ".", "..") or "/" in run or "\0" in run:
+        raise UsageError(f"RUN_ID must be the name of a folder below runs/, got {run!r}")
+    shards = Path(environment.get("DATA_PATH", "data"))
+    tokenizer = Path(environment.get("TOKENIZER_PATH", shards / "tokenizer.model"))
+    for split in ("train", "val"):
+        if not any(shards.glob(f"*{split}*.bin")):
+            raise UsageError(f"DATA_PATH must be a folder with {split} shards (*{split}*.bin), got {str(shards)!r}")
+    if not tokenizer.is_file():
+        raise UsageError(f"TOKENIZER_PATH must be the file of the shards' tokenizer, got {str(tokenizer)!r}")
+    steps, seconds = _number(environment, "ITERATIONS", int), _number(environment, "MAX_WALLCLOCK_SECONDS", float)
+    return ScriptSettings(seed, run, shards, tokenizer, steps, seconds)
+
+
+def _number(environment: Mapping[str, str], name: str, kind: type[N]) -> N | None:
+    """Return the number of a variable, None if it is not set. Raises `UsageError` unless it is finite and at least 0."""
+    if name not in environment:
+        return None
+    try:
+        value = kind(environment[name])
+    except ValueError:
+        value = None
+    if value is None or not 0 <= value < 2**63:
+        words = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} must be {words} of at least 0, got {environment[name]!r}")
+    return value
+
+
+def limited(recipe: Spec[Recipe], settings: ScriptSettings) -> Spec[Recipe]:
+    """Return the recipe with the limits of training that are given. Raises `UsageError` if nothing ends training."""
+    for path, value in (("train.steps", settings.steps), ("train.seconds", settings.seconds)):
+        if value is not None:
+            recipe = recipe.set(path, value)
+    if not (recipe["train.steps"] or recipe["train.seconds"]):
+        raise UsageError("ITERATIONS and MAX_WALLCLOCK_SECONDS are both 0 or not set, so nothing ends training")
+    return recipe
+
+
 class Program:
     """One run of a script: its recipe with the settings of the environment, its folder, and its process."""
 
-    def __init__(self, recipe: Spec[Recipe], distributed: DistributedContext) -> None:
-        settings = os.environ
-        for variable, path, kind in (
-            ("ITERATIONS", "train.steps", int),
-            ("MAX_WALLCLOCK_SECONDS", "train.seconds", float),
-        ):
-            if variable in settings:
-                recipe = recipe.set(path, kind(settings[variable]))
-        self.recipe, self.distributed, self.first = recipe, distributed, distributed.rank == 0
-        self.seed = int(settings.get("SEED", "0"))
-        self.folder = Path("runs") / settings.get("RUN_ID", f"seed{self.seed}")
+    def __init__(self, recipe: Spec[Recipe], settings: ScriptSettings, distributed: DistributedContext) -> None:
+        self.recipe, self.settings, self.distributed = recipe, settings, distributed
+        self.first, self.seed = distributed.rank == 0, settings.seed
+        self.folder = Path("runs") / settings.run
         self.files, self.data = RunFiles(self.folder), self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log: Any = ScriptLog(self.folder / "train.log" if self.first else None)
@@ -84,8 +132,7 @@ class Program:
     def run(self, code_bytes: int) -> None:
         """Run all stages. code_bytes: size of the script."""
         if self.first:
-            shards = Path(os.environ.get("DATA_PATH", "data"))
-            link_shards(shards, Path(os.environ.get("TOKENIZER_PATH", shards / "tokenizer.model")), self.data)
+            link_shards(self.settings.shards, self.settings.tokenizer, self.data)
         self._wait()
         trained = train_rank(
             TrainingJob(recipe=self.recipe, data=self.data, folder=self.folder, seed=self.seed), self.log
@@ -140,6 +187,13 @@ class Program:
 
 
 def main(recipe: dict[str, Any]) -> None:
-    """Run the recipe of a script."""
-    with process_group.joined() as distributed:
-        Program(from_json(recipe), distributed).run(Path(sys.argv[0]).stat().st_size)
+    """Run the recipe of a script. An error that a user can mend is one line, of the first process, and status 1."""
+    try:
+        settings = read_settings(os.environ)
+        wanted = limited(from_json(recipe), settings)
+        with process_group.joined() as distributed:
+            Program(wanted, settings, distributed).run(Path(sys.argv[0]).stat().st_size)
+    except BitgolfError as error:
+        if not error.message:  # of a check whose message a script does not contain
+            raise
+        sys.exit(1 if process_group.rank_from_environment() else f"{Path(sys.argv[0]).name}: {error.message}")
