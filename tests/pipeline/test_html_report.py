@@ -302,6 +302,12 @@ def test_the_page_of_a_finished_run(toy_run: Path) -> None:
     text = PageReader(page).text
     assert f"{result['bytes']['self_contained']:,}" in text and f"{result['methods'][-1]['bpb']:.4f}" in text
     assert result["hash"] in text and re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", text)
+    assert all(title in text for title in CHARTS if title not in (*STEP_CHARTS[1:], RESULT_CHARTS[2]))
+    for one in result["methods"]:
+        for table in one["breakdown"].values():
+            assert sum(row["targets"] for row in table) == one["targets"]
+            assert sum(row["bytes"] for row in table) == one["bytes"]
+            assert sum(row["bits"] for row in table) == pytest.approx(one["bits"], abs=2e-6 * one["targets"])
     environment = json.loads((toy_run / "environment.json").read_text())
     assert environment["packages"]["matplotlib"] in text and "All " in text
 

@@ -53,7 +53,9 @@ def text_of(*documents: Sequence[int]) -> TokenizedText:
 
 
 def breakdown(text: TokenizedText, charges: Sequence[float] | np.ndarray) -> BitBreakdown:
-    return bit_breakdown(text, np.asarray(charges, np.float64), TOKENIZER, SINGLE_PROCESS)
+    found = bit_breakdown(text, np.asarray(charges, np.float64), TOKENIZER, SINGLE_PROCESS)
+    assert found
+    return found
 
 
 def bits(rows: Sequence[BitsRow]) -> dict[str, float]:

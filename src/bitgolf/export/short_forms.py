@@ -179,6 +179,11 @@ def score_progress(name: str, context: Any, text: Any, clock: Any) -> Any:
 
 
 @short_form_of("bitgolf.score.bit_breakdown")
+def zero_charges(text: Any, tokenizer: Any) -> None:
+    """A script reports totals only."""
+
+
+@short_form_of("bitgolf.score.bit_breakdown")
 def bit_breakdown(text: Any, charges: Any, tokenizer: Any, distributed: Any) -> None:
     """A script reports totals only."""
 

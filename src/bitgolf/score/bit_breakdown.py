@@ -20,6 +20,7 @@ from bitgolf.score.text import TokenizedText
 from bitgolf.text.caseops import OPERATORS
 from bitgolf.tokens.tokenizer import Tokenizer
 
+Charges = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
@@ -45,13 +46,20 @@ class _PieceTable(NamedTuple):
     ends: Flags
 
 
+def zero_charges(text: TokenizedText, tokenizer: Tokenizer | None) -> Charges | None:
+    """A charge of 0 for each target, float64 (targets,), to be filled while scoring; None without a tokenizer."""
+    return np.zeros(text.num_targets) if tokenizer else None
+
+
 def bit_breakdown(
-    text: TokenizedText, charges: npt.NDArray[np.float64], tokenizer: Tokenizer, distributed: DistributedContext
-) -> BitBreakdown:
-    """Sum the charges of a text by classes of its targets.
+    text: TokenizedText, charges: Charges | None, tokenizer: Tokenizer | None, distributed: DistributedContext
+) -> BitBreakdown | None:
+    """Sum the charges of a text by classes of its targets; None without charges or tokenizer.
 
     charges: (targets,), in bits; 0 for targets that another process has scored.
     """
+    if charges is None or tokenizer is None:
+        return None
     targets, pieces = text.tokens[1:], _piece_table(tokenizer)
     joined = _joined(targets, pieces)
     words = pieces.kind[targets] == WHOLE
@@ -71,7 +79,7 @@ def _rows(
     names: Sequence[str],
     classes: Integers,
     sizes: Integers,
-    units: npt.NDArray[np.float64],
+    units: Charges,
     distributed: DistributedContext,
 ) -> list[BitsRow]:
     """The sums of each class that has targets."""

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-
 from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
 from bitgolf.report.progress import Progress, ShowProgress
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
-from bitgolf.score.bit_breakdown import bit_breakdown
+from bitgolf.score.bit_breakdown import bit_breakdown, zero_charges
 from bitgolf.score.callbacks import ProgressCallback
 from bitgolf.score.document_order import DocumentOrder
 from bitgolf.score.execution.batch_size import BatchSize, choose_batch_size, free_memory, is_out_of_memory
@@ -178,8 +176,7 @@ def _attempt(
     context: ScoringContext, text: TokenizedText, method: ScoringMethod, name: str, batch: BatchSize
 ) -> MethodScore | None:
     """Score with batches of this size. Returns None if memory runs out."""
-    distributed, tokenizer = context.distributed, context.tokenizer
-    charges = np.zeros(text.num_targets) if tokenizer else None
+    distributed, charges = context.distributed, zero_charges(text, context.tokenizer)
     try:
         made = method.make_player(context.model, context.vocab, context.device, distributed, context.kernels)
         with closing(made) as player:
@@ -195,8 +192,7 @@ def _attempt(
         if not is_out_of_memory(error):
             raise
         return None
-    known = tokenizer is not None and charges is not None
-    breakdown = bit_breakdown(text, charges, tokenizer, distributed) if known else None
+    breakdown = bit_breakdown(text, charges, context.tokenizer, distributed)
     return MethodScore(result, batch, seconds, clock.forecast, kernels, breakdown=breakdown)
 
 
