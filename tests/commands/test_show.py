@@ -88,7 +88,7 @@ def test_the_code_is_part_of_the_forecast_if_the_cap_counts_it() -> None:
 
 def test_the_size_of_the_authors_code_is_shown() -> None:
     words = " ".join(show_table(describe_recipe(get_recipe("pr1855"))).split())
-    assert f"of which code {get_recipe('pr1855')['published']['code']:,}" in words
+    assert f"bytes of code {get_recipe('pr1855')['published']['code']:,}" in words
 
 
 def test_nothing_is_said_of_what_nobody_published() -> None:

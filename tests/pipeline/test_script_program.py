@@ -29,6 +29,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data") / "shards")
 
 
+@pytest.fixture(scope="module")
+def packed(data: Path) -> str:
+    """The script of a recipe with calibration, GPTQ, a trellis and the range coder."""
+    return recipe_script(scalable_recipe(), load_tokenizer(data / "tokenizer.model").kind).packed
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of a script, which is the working directory, in an environment without settings."""
@@ -104,10 +110,9 @@ def test_a_value_that_cannot_be_used_is_one_line_and_nothing_is_written(
     assert other.value.code == 1, "the other processes say nothing"
 
 
-def test_a_script_under_torchrun_computes_what_two_processes_do(here: Path, data: Path) -> None:
+def test_a_script_under_torchrun_computes_what_two_processes_do(here: Path, data: Path, packed: str) -> None:
     """Training, calibration and scoring in two processes: the same losses, artifact and bits as `run --devices 2`."""
-    recipe = scalable_recipe()
-    (here / "train_gpt.py").write_text(recipe_script(recipe, load_tokenizer(data / "tokenizer.model").kind).packed)
+    (here / "train_gpt.py").write_text(packed)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     settings = {"DATA_PATH": str(data), "RUN_ID": "two", "SEED": "3", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_gpt.py"]
@@ -117,7 +122,7 @@ def test_a_script_under_torchrun_computes_what_two_processes_do(here: Path, data
     if done.returncode:
         pytest.fail("\n".join(line[:200] for line in (done.stdout + done.stderr).splitlines()))
     options = ExecutionOptions(processes=2, device="cpu")
-    result = run_recipe(recipe, GivenInputs(shards=data, seed=3), options, out=here / "run")
+    result = run_recipe(scalable_recipe(), GivenInputs(shards=data, seed=3), options, out=here / "run")
     log, events = (here / "runs" / "two" / "train.log").read_text(), (here / "run" / "log.jsonl").read_text()
     steps = [event for event in map(json.loads, events.splitlines()) if event["event"] == "step"]
     assert losses(log) == [str(step["loss"]) for step in steps] and len(steps) == 8
@@ -126,8 +131,8 @@ def test_a_script_under_torchrun_computes_what_two_processes_do(here: Path, data
         assert f"bits:{method.bits!r} " in log
 
 
-def test_an_error_of_a_script_is_one_line(here: Path, data: Path) -> None:
-    (here / "train_gpt.py").write_text(recipe_script(scalable_recipe()).packed)
+def test_an_error_of_a_script_is_one_line(here: Path, data: Path, packed: str) -> None:
+    (here / "train_gpt.py").write_text(packed)
     environment = {**os.environ, "DATA_PATH": str(data), "SEED": "x", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-I", "train_gpt.py"]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)

@@ -276,7 +276,7 @@ def _published(published: dict[str, Any]) -> str:
     """Published results of a recipe, one line for each figure; "" if there are none."""
     rows: list[Row] = []
     for key, value in published.items():
-        words = "bytes, of which code" if key == "code" else key.replace("_", " ")
+        words = "bytes of code" if key == "code" else key.replace("_", " ")
         if isinstance(value, dict):
             rows += [(f"{words}, {name}", _words(v)) for name, v in value.items() if key != "departures"]
         elif value:
