@@ -100,7 +100,7 @@ def test_two_hosts_with_folders_of_their_own_equal_one_host(tmp_path: Path, data
     assert "host 1 (" in done[1].output and "warning" not in done[1].output
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_host_with_other_shards_is_named_before_training(tmp_path: Path, data: Path) -> None:
     hosts = two_hosts(tmp_path, toy_recipe(steps=8).set("proof", None), data, *WITHOUT_SCORES)
     shard = tmp_path / "shards1" / "train_000000.bin"
@@ -120,6 +120,11 @@ def test_tasks_of_slurm_on_a_shared_disk_calibrate_and_score_as_one_host(tmp_pat
     bits = [[event["bits"] for event in events(run, "score")] for run in (tmp_path / "shared", other)]
     assert bits[0] == bits[1] != []
     assert [events(run, "calibration")[0]["processes"] for run in (tmp_path / "shared", other)] == [2, 2]
+    words = ["score", str(tmp_path / "shared" / "artifact.bg"), "--shards", str(data), "--json"]
+    done = finish_all(start_tasks([Host(tmp_path / f"host{number}", words) for number in range(2)], os.getpid() + 1))
+    check_ended(done, 0)
+    assert f'"bits": {bits[0][0]!r}' in done[0].output and '"processes": 2' in done[0].output
+    assert "bits" not in done[1].output
 
 
 @pytest.mark.exhaustive

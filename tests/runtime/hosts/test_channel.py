@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +23,14 @@ from bitgolf.runtime.hosts.channel import (
     SentFile,
     Start,
     WorkerEnded,
-    accepted,
+    accept_members,
     connect,
     listener_for,
     publish,
 )
 from bitgolf.runtime.hosts.inputs import HostFile, HostInputs
 from bitgolf.runtime.hosts.place import Place
+from helpers.many_hosts import free_port
 
 TEXTS = st.text(max_size=20)
 MESSAGES = st.one_of(
@@ -99,26 +102,27 @@ def test_a_file_that_cannot_be_saved_is_received_nevertheless(ends: tuple[Channe
 
 
 def test_a_process_of_the_group_is_accepted_and_others_are_not() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    variables = {"MASTER_PORT": str(port)}
+    """Not even one that knows how to introduce itself, or one that says nothing."""
+    variables = {"MASTER_PORT": str(free_port())}
     first, second = (Place(rank, 2, rank, 0, "127.0.0.1", variables) for rank in range(2))
-    secret = b"secret"
-    with listener_for(first, secret) as listener:
+    found = queue.SimpleQueue[tuple[Channel, Hello]]()
+    hello = Hello(1, 0, "here", False, "1", 0)
+    with listener_for(first) as listener:
         assert listener.address[0] == "127.0.0.1"
-        shared = publish(first, listener, secret)
-        found = list[tuple[Channel, Hello]]()
-        thread = threading.Thread(target=lambda: found.append(next(accepted(listener))), daemon=True)
-        thread.start()
-        with socket.create_connection(listener.address) as stranger:
+        shared = publish(first, listener, "secret")
+        joined = lambda channel, greeting: found.put((channel, greeting))  # noqa: E731
+        threading.Thread(target=accept_members, args=(listener, "secret", joined), daemon=True).start()
+        with socket.create_connection(listener.address), socket.create_connection(listener.address) as stranger:
             stranger.sendall(b"\0\0\0\4junk")
-        hello = Hello(1, 0, "here", False, "1", 0)
-        own = connect(second, hello)
-        thread.join(10)
-        assert [greeting for _, greeting in found] == [hello]
-        found[0][0].send(Start("x", 2))
+            impostor = Channel(Client(listener.address))
+            impostor.send(msgspec.structs.replace(hello, secret="another"))
+            with pytest.raises(EOFError):
+                impostor.receive()
+            own = connect(second, hello)
+            accepted, greeting = found.get(timeout=10)
+        assert greeting == msgspec.structs.replace(hello, secret="secret") and found.empty()
+        accepted.send(Start("x", 2))
         assert own.receive() == Start("x", 2)
-        own.close()
-        found[0][0].close()
+        for end in (own, accepted, impostor):
+            end.close()
         del shared

@@ -1,4 +1,4 @@
-"""Messages between the first process of a group and the others, over one authenticated TCP connection for each.
+"""Messages between the first process of a group and the others, over one TCP connection for each.
 
 A connection ends when one of its processes ends, however it ends; so no process waits for one that is gone. A message
 is JSON; pieces of a file follow the message that announces it as plain bytes. Nothing is unpickled.
@@ -6,11 +6,12 @@ is JSON; pieces of a file follow the message that announces it as plain bytes. N
 
 from __future__ import annotations
 
+import hmac
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from threading import Lock
@@ -26,8 +27,17 @@ from bitgolf.runtime.hosts.place import Place
 JOIN_SECONDS = 600.0
 """Longest wait for processes that have not joined: they import torch, perhaps from a slow network disk."""
 PIECE_BYTES = 1 << 23
-SOCKET_OPTIONS = {"TCP_NODELAY": 1, "SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
-"""Small messages are not held back, and a host that is cut off is noticed after 90 seconds."""
+SOCKET_OPTIONS = {
+    "TCP_NODELAY": 1,
+    "SO_KEEPALIVE": 1,
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 6,
+    "TCP_USER_TIMEOUT": 90_000,
+}
+"""Small messages are not held back, and a host that is cut off is noticed after 90 seconds, also while data is sent."""
+GREETING_BYTES = 1 << 16
+"""Largest first message that is read from a process that may not belong to the group."""
 _KEY = "bitgolf/connection"
 """Key in the store of torch under which the first process publishes the port that it listens on."""
 
@@ -39,7 +49,7 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 class Hello(Message, frozen=True):
     """A process joins. host: number of its host; name: of its host; leads: whether it is the first of its host.
 
-    versions: of Bitgolf and PyTorch. gpus: number of GPUs that it sees.
+    versions: of Bitgolf and PyTorch. gpus: number of GPUs that it sees. secret: what the first process has published.
     """
 
     rank: int
@@ -48,6 +58,7 @@ class Hello(Message, frozen=True):
     leads: bool
     versions: str
     gpus: int
+    secret: str = ""
 
 
 class Provide(Message, frozen=True):
@@ -154,9 +165,9 @@ class Channel:
                 self._write(piece)
                 left -= len(piece)
 
-    def receive(self) -> ANY:
-        """The next message. Raises `EOFError` if the other process has ended."""
-        return _DECODER.decode(self._receive_bytes())
+    def receive(self, most: int | None = None) -> ANY:
+        """The next message, of at most so many bytes. Raises `EOFError` if the other process has ended."""
+        return _DECODER.decode(self._receive_bytes(most))
 
     def receive_file(self, announced: SentFile, path: Path) -> None:
         """Save the file that a message announced. Receives all of it, also if it cannot be saved (`OSError`)."""
@@ -176,9 +187,9 @@ class Channel:
     def close(self) -> None:
         self._connection.close()
 
-    def _receive_bytes(self) -> bytes:
+    def _receive_bytes(self, most: int | None = None) -> bytes:
         try:
-            return self._connection.recv_bytes()
+            return self._connection.recv_bytes(most)
         except OSError as error:
             raise EOFError from error
 
@@ -193,41 +204,53 @@ def connect(place: Place, hello: Hello) -> Channel:
     """Connect to the first process, whose address is in the store of torch, and introduce this one."""
     try:
         port, secret = store(place).get(_KEY).decode().split()
-        channel = Channel(Client((place.address, int(port)), authkey=bytes.fromhex(secret)))
-        channel.send(hello)
-    except (OSError, EOFError, AuthenticationError, RuntimeError) as error:
+        channel = Channel(Client((place.address, int(port))))
+        channel.send(msgspec.structs.replace(hello, secret=secret))
+    except (OSError, EOFError, RuntimeError) as error:
         raise _unreachable(place) from error
     return channel
 
 
-def publish(place: Place, listener: Listener, secret: bytes) -> TCPStore:
+def publish(place: Place, listener: Listener, secret: str) -> TCPStore:
     """Publish the port of a listener. The others find it as long as the store that this returns exists."""
     try:
         shared = store(place)
-        shared.set(_KEY, f"{listener.address[1]} {secret.hex()}")
+        shared.set(_KEY, f"{listener.address[1]} {secret}")
     except RuntimeError as error:
         raise _unreachable(place) from error
     return shared
 
 
-def listener_for(place: Place, secret: bytes) -> Listener:
+def listener_for(place: Place) -> Listener:
     """A listener on a free port: of the loopback device if that is the address of the group, otherwise of all."""
     loopback = place.address in ("localhost", "127.0.0.1")
-    return Listener(("127.0.0.1" if loopback else "", 0), "AF_INET", backlog=place.size, authkey=secret)
+    return Listener(("127.0.0.1" if loopback else "", 0), "AF_INET", backlog=place.size)
 
 
-def accepted(listener: Listener) -> Iterator[tuple[Channel, Hello]]:
-    """Each process that connects, with its introduction. Others than those of this group are turned away."""
+def accept_members(listener: Listener, secret: str, joined: Callable[[Channel, Hello], None]) -> None:
+    """Call `joined` for each process that introduces itself with the secret, in a thread, until the listener is closed.
+
+    Others are turned away. One that connects and says nothing holds up nobody.
+    """
+
+    def greet(connection: Connection) -> None:
+        try:
+            channel = Channel(connection)
+            hello = channel.receive(GREETING_BYTES)
+        except (EOFError, OSError, msgspec.MsgspecError):
+            connection.close()
+            return
+        if isinstance(hello, Hello) and hmac.compare_digest(hello.secret, secret):
+            joined(channel, hello)
+        else:
+            connection.close()
+
     while True:
         try:
-            channel = Channel(listener.accept())
-            hello = channel.receive()
-        except (AuthenticationError, EOFError, ConnectionError, msgspec.MsgspecError):
-            continue
+            connection = listener.accept()
         except OSError:  # the listener was closed
             return
-        if isinstance(hello, Hello):
-            yield channel, hello
+        threading.Thread(target=greet, args=(connection,), daemon=True).start()
 
 
 def store(place: Place) -> TCPStore:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable
 
 from bitgolf.errors import BitgolfError
 from bitgolf.report.display import current_display
-from bitgolf.runtime.hosts.channel import JOIN_SECONDS, accepted, listener_for, publish
+from bitgolf.runtime.hosts.channel import JOIN_SECONDS, Channel, Hello, accept_members, listener_for, publish
 from bitgolf.runtime.hosts.follow import introduction
 from bitgolf.runtime.hosts.group import Group, leading
 from bitgolf.runtime.hosts.members import GroupMember
@@ -42,16 +42,15 @@ def lead(place: Place, command: Callable[[], int], report: Callable[[BaseExcepti
 
 def joined_members(place: Place) -> dict[int, GroupMember]:
     """Wait for the other processes, and return those that have joined, by rank."""
-    secret, arrived = os.urandom(16), queue.SimpleQueue[GroupMember]()
+    secret, arrived = secrets.token_hex(16), queue.SimpleQueue[GroupMember]()
     members, started, noted = dict[int, GroupMember](), time.monotonic(), False
-    with listener_for(place, secret) as listener:
+    with listener_for(place) as listener:
         shared = publish(place, listener, secret)
 
-        def accept() -> None:
-            for channel, hello in accepted(listener):
-                arrived.put(GroupMember(channel, hello, place.size))
+        def joined(channel: Channel, hello: Hello) -> None:
+            arrived.put(GroupMember(channel, hello, place.size))
 
-        threading.Thread(target=accept, daemon=True).start()
+        threading.Thread(target=accept_members, args=(listener, secret, joined), daemon=True).start()
         while len(members) < place.size - 1:
             waited = time.monotonic() - started
             try:
