@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
@@ -15,6 +16,8 @@ from bitgolf.watch.source import open_source
 from bitgolf.watch.state import RunState, RunView, view_run
 from bitgolf.watch.text import current_progress, view_lines
 
+MARGIN = 5
+"""Columns of a terminal that stay free, as those of the live line."""
 LEAST_SECONDS, MOST_SECONDS = 0.1, 3600.0
 """Range of the seconds between two looks at a run."""
 
@@ -29,6 +32,7 @@ def watch(run: str, *, every: float = 2.0, page: Path | None = None, wait: bool 
         message = f"must be from {LEAST_SECONDS:g} to {MOST_SECONDS:g} seconds, got {every:g}"
         raise UsageError(message, where="--every", hint="2 is the default")
     display, before = current_display(), RunView(RunState(run=run, status="not begun"))
+    braille = _has_braille(sys.stderr)  # now, as the live display replaces the stream
     with open_source(run) as source:
         while True:
             process = source.process()  # before the events: a process that has gone has written them all
@@ -41,20 +45,19 @@ def watch(run: str, *, every: float = 2.0, page: Path | None = None, wait: bool 
             if once or view.state.over:
                 display.end_progress()
                 return view
-            _show(display, before, view)
+            _show(display, before, view, braille=braille)
             before = view
             time.sleep(every)
 
 
 def final_lines(view: RunView) -> list[str]:
     """The state as lines for standard output."""
-    return view_lines(view, width=line_width(sys.stdout), braille=_has_braille(sys.stdout.encoding))
+    return view_lines(view, width=line_width(sys.stdout), braille=_has_braille(sys.stdout))
 
 
-def _show(display: Display, before: RunView, view: RunView) -> None:
+def _show(display: Display, before: RunView, view: RunView, *, braille: bool) -> None:
     """Show a state: on a terminal in place of the one before, elsewhere what has changed."""
-    width, braille = line_width(sys.stderr) - 1, bool(sys.stderr) and _has_braille(sys.stderr.encoding)
-    if display.lines_in_place(view_lines(view, width=width, braille=braille)):
+    if display.lines_in_place(view_lines(view, width=line_width(sys.stderr) - MARGIN, braille=braille)):
         return
     for message in _changes(before.state, view.state):
         display.message(message)
@@ -69,8 +72,9 @@ def _changes(before: RunState, after: RunState) -> list[str]:
     return found + [f"warning: {message}" for message in after.warnings if message not in before.warnings]
 
 
-def _has_braille(encoding: str | None) -> bool:
-    return (encoding or "").lower().replace("-", "") == "utf8"
+def _has_braille(stream: IO[str] | None) -> bool:
+    """Whether a stream can write any character of Unicode."""
+    return bool(stream) and (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _write_page(page: Path, view: RunView) -> None:

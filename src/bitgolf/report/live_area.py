@@ -50,7 +50,7 @@ class LiveArea:
         self._start()
 
     def show_lines(self, lines: Iterable[str]) -> None:
-        """Show several lines, which fit the terminal, in place of the live line."""
+        """Show several lines in place of the live line. The end of a line that is too long is not shown."""
         self._lines = list(lines)
         self._start()
 
@@ -73,9 +73,13 @@ class LiveArea:
             live.stop()
 
     def _drawn(self) -> RenderableType:
-        if self._lines:
-            return Text("\n".join(self._lines), no_wrap=True)
-        return self._line.draw((terminal_width(self._console.file) or self._console.width) - MARGIN)
+        width = (terminal_width(self._console.file) or self._console.width) - MARGIN
+        if not self._lines:
+            return self._line.draw(width)
+        lines = [Text(line, no_wrap=True) for line in self._lines]
+        for line in lines:
+            line.truncate(max(width, 1), overflow="ellipsis")
+        return Text("\n").join(lines)
 
 
 class LiveLine:
