@@ -19,7 +19,7 @@ import last_phase
 import torch
 from compression_schemes import allocated_rules, published_rules
 from corpus import add_text_options, corpus_id, shards_folder
-from last_phase import PackedMeasurement, Setting, Weights, ends
+from last_phase import LastPhaseSetting, PackedMeasurement, Weights, ends
 from result_lines import Line, append_line, read_lines
 
 from bitgolf.config.spec import Spec, part
@@ -52,7 +52,7 @@ SCHEMES = (
 
 
 def measure(options: argparse.Namespace) -> list[Line]:
-    setting = Setting(shards_folder(options), options.folder, options.steps, 1, options.tokens)
+    setting = LastPhaseSetting(shards_folder(options), options.folder, options.steps, 1, options.tokens)
     corpus, packed = corpus_id(setting.data), PackedMeasurement(setting)
     done = [line for line in read_lines(options.out) if (line["corpus"], line["steps"]) == (corpus, options.steps)]
     for seed in options.seeds:

@@ -72,7 +72,7 @@ AVERAGES: dict[str, Average | None] = {
 """Averages over the last phase; the first one is the recipe's."""
 
 
-class Setting(NamedTuple):
+class LastPhaseSetting(NamedTuple):
     """What all runs of one call have in common. every: steps between two encodings in the rounded phase."""
 
     data: Path
@@ -93,7 +93,7 @@ def recipe(steps: int) -> Spec[Recipe]:
     return get_recipe("quickstart").set("train.seconds", 0.0).set("train.steps", steps)
 
 
-def trainer_of(setting: Setting, seed: int) -> Trainer:
+def trainer_of(setting: LastPhaseSetting, seed: int) -> Trainer:
     manifest, chosen = load_manifest(setting.data), recipe(setting.steps)()
     train = chosen.train()
     stream = open_split(setting.data, "train")
@@ -102,7 +102,7 @@ def trainer_of(setting: Setting, seed: int) -> Trainer:
     return Trainer(chosen.model, chosen.train, None, context, batches, select_device(), SINGLE_PROCESS, seed)
 
 
-def before_the_phase(setting: Setting, seed: int) -> Weights:
+def before_the_phase(setting: LastPhaseSetting, seed: int) -> Weights:
     """The trainer's state after nine tenths of the steps, computed once."""
     file = setting.folder / f"{corpus_id(setting.data)}-{setting.steps}-{seed}.safetensors"
     if not file.exists():
@@ -115,7 +115,7 @@ def before_the_phase(setting: Setting, seed: int) -> Weights:
     return load_file(file)
 
 
-def ends(setting: Setting, seed: int, bits: float) -> dict[str, Weights]:
+def ends(setting: LastPhaseSetting, seed: int, bits: float) -> dict[str, Weights]:
     """Average -> weights at the end of training. bits: of the weights in the last phase, 0 if they are not rounded."""
     with closing(trainer_of(setting, seed)) as trainer:
         state = before_the_phase(setting, seed)
@@ -139,7 +139,7 @@ def ends(setting: Setting, seed: int, bits: float) -> dict[str, Weights]:
 class PackedMeasurement:
     """Encodes weights and measures them on held-out text, and on training text that is not calibrated on."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: LastPhaseSetting) -> None:
         self.setting, self.model = setting, recipe(setting.steps)().model
         manifest = load_manifest(setting.data)
         self.vocab, self.bos, self.length = manifest.vocab, manifest.bos, 256
@@ -189,7 +189,7 @@ class PackedMeasurement:
 
 
 def measure(options: argparse.Namespace) -> list[Line]:
-    setting = Setting(shards_folder(options), options.folder, options.steps, options.every, options.tokens)
+    setting = LastPhaseSetting(shards_folder(options), options.folder, options.steps, options.every, options.tokens)
     corpus = corpus_id(setting.data)
     done = [line for line in read_lines(options.out) if (line["corpus"], line["steps"]) == (corpus, options.steps)]
     packed = PackedMeasurement(setting)
