@@ -21,6 +21,7 @@ from bitgolf.pipeline.html_report.contents import TrainingCurve
 from bitgolf.pipeline.html_report.page import render_report
 from bitgolf.pipeline.state import RunInputs
 from bitgolf.pipeline.training_result import PartUsageRow
+from bitgolf.report.events import ValidationRow
 from helpers.browser import check_page, open_browser
 from helpers.command_line import run_command
 from helpers.report_contents import losses, method, report_contents, run_result, split, tensors, training
@@ -182,6 +183,13 @@ def test_a_run_without_a_proof() -> None:
 
 def test_a_run_without_logged_steps() -> None:
     assert headings(training=TrainingCurve([])) == without(LOSS_CHART, *STEP_CHARTS)
+
+
+def test_validation_during_training_is_in_the_table_of_the_loss() -> None:
+    validation = [ValidationRow(100 * i, 12.0 * i, 1.9 - i / 100, 2.9, 20_000, "trained") for i in range(1, 400)]
+    page = render_report(report_contents(result=run_result(validation=validation)))
+    assert "held-out bits per byte" in page and "1.8900" in page and page.count("<td class=number>20,000</td>") <= 100
+    assert "held-out bits per byte" not in render_report(report_contents())
 
 
 def test_a_run_without_tensor_reports() -> None:

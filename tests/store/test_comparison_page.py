@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from bitgolf.recipes.differences import SettingDifference
+from bitgolf.report.events import ValidationRow
 from bitgolf.significance.mean_tests import welch
 from bitgolf.store.comparison import Comparison, RunGroup, UsageDifference, compare_groups, group_letter, summary_of
 from bitgolf.store.comparison_page.charts import scored_by_text
@@ -29,7 +30,7 @@ def entry(
 ) -> RunEntry:
     return RunEntry(
         folder=folder, kind="run", recipe="a recipe", hash="0123", seed=0, state="report", bpb={} if bpb is None else {"packed": bpb}, bytes=size,
-        params=10, tokens=20, steps=30, seconds=70.0, training_seconds=seconds, text=text, changed=0.0,
+        params=10, tokens=20, steps=30, seconds=70.0, training_seconds=seconds, text=text, changed=0.0, code=None,
     )  # fmt: skip
 
 
@@ -134,6 +135,18 @@ def test_losses_on_other_data_are_in_other_charts(runs: list[Path]) -> None:
     titles = [title for title in headings(page, 2) if title.startswith("Training")]
     assert titles == ["Training, data 1 of 2", "Training, data 2 of 2"]
     assert headings(page, 3).count("Training loss by time (nats per token)") == 2
+
+
+def test_validation_during_training_is_in_one_chart_for_equal_texts(runs: list[Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(runs[0], tmp_path / name)) for name in ("u", "v", "w")]
+    for copy, targets in zip(copies, (900, 900, 450), strict=True):
+        rows = [ValidationRow(step, 0.1 * step, 3.0 - step / 10, 5.0, targets, "trained") for step in (4, 8)]
+        with (copy / "log.jsonl").open("a") as log:
+            log.writelines(json.dumps({"event": "validation", **msgspec.to_builtins(row)}) + "\n" for row in rows)
+    page = comparison_page(compare_groups({"u": copies[:1], "others": copies[1:]}))
+    titles = [title for title in headings(page, 3) if title.startswith("Validation")]
+    assert titles == [f"Validation on {n} tokens during training (bits per byte)" for n in (450, 900)]
+    assert page.count("<td class=number>2.2000</td>") == 3
 
 
 def test_a_run_without_log_or_data_has_no_curve_and_a_damaged_one_is_shown(runs: list[Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from bitgolf.pipeline.html_report.contents import ReportContents, TrainingCurve
 from bitgolf.pipeline.result import RunResult
 from bitgolf.report.charts.bars import BarRow, bar_chart
 from bitgolf.report.charts.lines import Level, Ticks, line_chart, thinned
+from bitgolf.report.events import ValidationRow
 from bitgolf.report.figures import BETTER, WORSE
 from bitgolf.report.web_page import chart_card, table
 
@@ -52,7 +53,18 @@ def _loss_card(contents: ReportContents) -> str:
         marks=_phase_marks(contents.training),
         dots=[(row.step, row.loss) for row in validation],
     )
-    return chart_card(title, svg, note, _line_table(losses, ("up to step", "mean loss", "least", "largest"), ".4f"))
+    numbers = _line_table(losses, ("up to step", "mean loss", "least", "largest"), ".4f")
+    return chart_card(title, svg, note, numbers + _validation_table(validation))
+
+
+def _validation_table(rows: Sequence[ValidationRow]) -> str:
+    """Scores of held-out text during training; "" if there are none."""
+    cells = [
+        (f"{row.step:,}", row.weights, f"{row.bpb:.4f}", f"{row.loss:.4f}", f"{row.targets:,}")
+        for row in rows[:: 1 + len(rows) // SHOWN_EVENTS]
+    ]
+    columns = ("step", "weights", "held-out bits per byte", "nats per token", "tokens")
+    return table(columns, cells, text_columns=2) if cells else ""
 
 
 def _phase_marks(training: TrainingCurve) -> list[tuple[float, str]]:

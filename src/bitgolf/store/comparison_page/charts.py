@@ -111,4 +111,23 @@ def loss_charts(name: str, curves: Sequence[LossCurve]) -> list[str]:
             f"{name}{word}", f"Lines: {title} of {len(lines)} runs", lines, labels=(axis, "nats per token")
         )
         cards.append(chart_card(title, svg, note, numbers))
+    return [*cards, *_validation_cards(name, curves)]
+
+
+def _validation_cards(name: str, curves: Sequence[LossCurve]) -> list[str]:
+    """Scores of held-out text during training, a card for each number of tokens that was scored."""
+    cards = []
+    for targets in sorted({row.targets for curve in curves for row in curve.validation}):
+        title = f"Validation on {targets:,} tokens during training (bits per byte)"
+        own = [(curve, [row for row in curve.validation if row.targets == targets]) for curve in curves]
+        lines = [Line([(row.step, row.bpb) for row in rows], curve.group) for curve, rows in own if rows]
+        svg = lines_chart(f"{name}validation{targets}", f"Lines: {title}", lines, labels=("step", "bits per byte"))
+        cells = [
+            (curve.folder, group_letter(curve.group), f"{row.step:,}", f"{row.training_seconds:,.1f}", f"{row.bpb:.4f}")
+            for curve, rows in own
+            for row in rows
+        ]
+        columns = ("run", "group", "step", "training s", "bits per byte")
+        note = "One line for each run. The highest tenth of the scores is above the axis."
+        cards.append(chart_card(title, svg, note, table(columns, cells[:SHOWN_RUNS], text_columns=2)))
     return cards

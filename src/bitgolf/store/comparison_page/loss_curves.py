@@ -10,16 +10,20 @@ from typing import NamedTuple
 from bitgolf.data.manifest import data_digest
 from bitgolf.errors import BitgolfError
 from bitgolf.pipeline.run_files import RunFiles
-from bitgolf.report.events import StepRow, read_events, training_steps
+from bitgolf.report.events import StepRow, ValidationRow, read_events, training_steps, validation_rows
 from bitgolf.store.comparison import RunGroup
 
 
 class LossCurve(NamedTuple):
-    """The logged steps of a run, with finite losses. group: number of its group."""
+    """The logged steps of a run, with finite losses. group: number of its group.
+
+    validation: scores of held-out text during training.
+    """
 
     folder: str
     group: int
     rows: Sequence[StepRow]
+    validation: Sequence[ValidationRow] = ()
 
 
 def loss_curves(groups: Sequence[RunGroup]) -> dict[str, list[LossCurve]]:
@@ -32,9 +36,11 @@ def loss_curves(groups: Sequence[RunGroup]) -> dict[str, list[LossCurve]]:
     for number, group in enumerate(groups):
         for run in group.runs:
             folder = Path(run.folder)
-            rows = [row for row in training_steps(read_events(RunFiles(folder).log).events) if math.isfinite(row.loss)]
+            events = read_events(RunFiles(folder).log).events
+            rows = [row for row in training_steps(events) if math.isfinite(row.loss)]
+            validation = [row for row in validation_rows(events) if math.isfinite(row.bpb)]
             if rows and (data := _data_of(folder)):
-                found.setdefault(data, []).append(LossCurve(run.folder, number, rows))
+                found.setdefault(data, []).append(LossCurve(run.folder, number, rows, validation))
     return found
 
 
