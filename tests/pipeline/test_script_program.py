@@ -110,6 +110,7 @@ def test_a_value_that_cannot_be_used_is_one_line_and_nothing_is_written(
     assert other.value.code == 1, "the other processes say nothing"
 
 
+@pytest.mark.exhaustive
 def test_a_script_under_torchrun_computes_what_two_processes_do(here: Path, data: Path, packed: str) -> None:
     """Training, calibration and scoring in two processes: the same losses, artifact and bits as `run --devices 2`."""
     (here / "train_gpt.py").write_text(packed)
@@ -131,6 +132,7 @@ def test_a_script_under_torchrun_computes_what_two_processes_do(here: Path, data
         assert f"bits:{method.bits!r} " in log
 
 
+@pytest.mark.exhaustive
 def test_an_error_of_a_script_is_one_line(here: Path, data: Path, packed: str) -> None:
     (here / "train_gpt.py").write_text(packed)
     environment = {**os.environ, "DATA_PATH": str(data), "SEED": "x", "OMP_NUM_THREADS": "1"}
