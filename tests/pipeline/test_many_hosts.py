@@ -21,6 +21,7 @@ from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.training.checkpoint import load_latest
 from helpers.forked import Finished, ForkedProcess
+from helpers.live_processes import children_of, is_alive, wait_until
 from helpers.many_hosts import Host, finish_all, free_port, start_agents, start_ranks, start_tasks
 from helpers.toy import toy_recipe
 from helpers.toy_run import scalable_recipe
@@ -163,7 +164,7 @@ def test_a_signal_on_one_host_stops_all_and_the_run_continues(tmp_path: Path, da
     processes, run = start_ranks(hosts), tmp_path / "host0" / "run"
     wait_for_step(run, 3, processes)
     os.kill(processes[receiver].pid, signal.SIGTERM)
-    check_ended(finish_all(processes), 130, "continue with --resume")
+    check_ended(finish_all(processes), 130, "training was stopped by a signal")
     found = load_latest(run / "checkpoint")
     assert found and 3 <= found.step == len(losses(run)) < 2000
     assert not (run / ".lock").exists()
@@ -185,14 +186,9 @@ def test_two_hosts_continue_from_the_checkpoint_of_the_first(tmp_path: Path, dat
         processes = start_ranks([Host(host.folder, [*host.words, *words]) for host in hosts])
         wait_for_step(run, before + 3, processes)
         os.kill(processes[1].pid, signal.SIGINT)
-        check_ended(finish_all(processes), 130, "continue with --resume")
+        check_ended(finish_all(processes), 130, "training was stopped by a signal")
     assert len(events(run, "resume")) == 1
     assert [event["step"] for event in events(run, "step")] == list(range(1, len(losses(run)) + 1))
-
-
-def children_of(parent: int) -> list[int]:
-    """The processes that a process has started (Linux)."""
-    return [int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 @pytest.mark.exhaustive
@@ -217,7 +213,7 @@ def test_a_killed_process_ends_all(tmp_path: Path, data: Path, killed: int) -> N
     assert (done[killed].status, done[1 - killed].status) == (-signal.SIGKILL, 1)
     output = " ".join(done[1 - killed].output.split())
     assert output.count(f"process {killed} of 2 (counted from 0)") == 1, output
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert wait_until(lambda: not any(map(is_alive, workers)), 20)
 
 
 @pytest.mark.exhaustive

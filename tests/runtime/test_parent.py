@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from bitgolf.runtime.parent import launcher_lock
 from bitgolf.training.checkpoint import newest_file
 from helpers.forked import ForkedProcess
 from helpers.forked_programs import run_python
+from helpers.live_processes import children_of, is_alive, wait_until
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
 
@@ -49,27 +50,6 @@ def processes_of(run: Path) -> dict[int, str]:
         except OSError:
             continue
     return {pid: words for pid, words in found.items() if pid != os.getpid()}
-
-
-def children_of(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(reached: Callable[[], object], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if reached():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def write_long_training(run: Path) -> None:

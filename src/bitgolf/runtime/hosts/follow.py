@@ -38,6 +38,9 @@ from bitgolf.runtime.job_files import error_fields
 from bitgolf.runtime.signals import signals_to
 from bitgolf.runtime.worker_process import WorkerProcess
 
+KILL_SECONDS = 5.0
+"""Longest wait for a worker that was killed: it may be reading from a disk that does not answer."""
+
 
 def introduction(place: Place) -> Hello:
     """What the first process must know of this one."""
@@ -73,6 +76,7 @@ class Follower:
         self._channel, self._shards = channel, shards
         self._copies: HostCopies | None = None
         self._worker: WorkerProcess | None = None
+        self._waiting: threading.Thread | None = None  # for the end of the worker
         self._failed: BitgolfError | None = None  # to receive a file
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -103,6 +107,8 @@ class Follower:
     def close(self) -> None:
         """End the worker, remove the copies of files, and leave the group."""
         self._signal(signal.SIGKILL)
+        if self._waiting:
+            self._waiting.join(KILL_SECONDS)
         if self._copies:
             self._copies.remove()
         self._channel.close()
@@ -125,7 +131,8 @@ class Follower:
         def wait() -> None:
             self.events.put(ended_worker(self.place.rank, folder, *worker.wait()))
 
-        threading.Thread(target=wait, daemon=True).start()
+        self._waiting = threading.Thread(target=wait, daemon=True)
+        self._waiting.start()
 
     def _signal(self, number: int) -> None:
         if self._worker:
