@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
@@ -72,7 +72,7 @@ def _changes(before: RunState, after: RunState) -> list[str]:
     return found + [f"warning: {message}" for message in after.warnings if message not in before.warnings]
 
 
-def _has_braille(stream: IO[str] | None) -> bool:
+def _has_braille(stream: TextIO | None) -> bool:
     """Whether a stream can write any character of Unicode."""
     return bool(stream) and (stream.encoding or "").lower().replace("-", "") == "utf8"
 
