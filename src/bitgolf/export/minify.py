@@ -3,94 +3,18 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import io
 import token
 import tokenize
-from collections import Counter
-from collections.abc import Iterator
-from itertools import product
-from string import ascii_letters
-from typing import TypeGuard
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-UNTOUCHED = frozenset(["locals", "vars", "eval", "exec"])
-"""Functions that see the names of variables: a function that calls one keeps its names."""
+from bitgolf.export.short_names import shorten_variables
 
 
 def minified(source: str) -> str:
-    """Return source with the same meaning, in which variables of functions have short names and spaces are left out."""
+    """Return source with the same meaning, in which variables have short names and spaces are left out."""
     tree = ast.parse(source)
-    known = {name for node in ast.walk(tree) for name in _global_names(node)} | set(dir(builtins))
-    for function in _outermost_functions(tree):
-        _rename_variables(function, known)
+    shorten_variables(tree)
     return _without_spaces(ast.unparse(tree))
-
-
-def _global_names(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a node may bind outside of functions, or in a way that is no plain variable."""
-    match node:
-        case ast.Import() | ast.ImportFrom():
-            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
-        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-            yield node.name
-        case ast.Global() | ast.Nonlocal():
-            yield from node.names
-        case ast.arg():
-            yield node.arg
-        case ast.Module():
-            for statement in node.body:
-                yield from (
-                    n.id for n in ast.walk(statement) if _is_stored(n) and not isinstance(statement, FunctionNode)
-                )
-        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-            yield name
-        case ast.MatchMapping(rest=str(rest)):
-            yield rest
-        case _:
-            pass
-
-
-def _is_stored(node: ast.AST) -> TypeGuard[ast.Name]:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-
-
-def _outermost_functions(node: ast.AST) -> Iterator[FunctionNode]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, FunctionNode):
-            yield child
-        else:
-            yield from _outermost_functions(child)
-
-
-def _rename_variables(function: FunctionNode, known: set[str]) -> None:
-    """Rename the variables of a function and of the functions in it, each name to one that the function does not have.
-
-    Arguments keep their names, since callers may use them. known: names that mean something outside of functions.
-    """
-    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
-    if any(node.id in UNTOUCHED for node in names):
-        return
-    variables = {node.id for node in names if _is_stored(node)} - known
-    variables -= {
-        name.id
-        for c in ast.walk(function)
-        if isinstance(c, ast.ClassDef)
-        for name in ast.walk(c)
-        if isinstance(name, ast.Name)
-    }
-    free = _short_names({node.id for node in names} | known)
-    short = {name: next(free) for name, _ in Counter(n.id for n in names if n.id in variables).most_common()}
-    for node in names:
-        node.id = short.get(node.id, node.id)
-
-
-def _short_names(taken: set[str]) -> Iterator[str]:
-    for length in (1, 2):
-        for letters in product(ascii_letters, repeat=length):
-            name = "".join(letters)
-            if name not in taken and name not in ("as", "if", "in", "is", "or"):
-                yield name
 
 
 def _without_spaces(source: str) -> str:

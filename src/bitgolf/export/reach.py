@@ -15,9 +15,9 @@ from typing import NamedTuple
 from bitgolf.export.class_bases import PACKAGE, is_called_by_base, module_files
 from bitgolf.export.fold import Default
 from bitgolf.export.imports import Imported, imported_names
-from bitgolf.export.module_source import ModuleSource, bound_names, is_stored, source_without
+from bitgolf.export.module_source import ModuleSource, source_without
+from bitgolf.export.scopes import Comprehension, FunctionNode, comprehension_names, function_names
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = Mapping[str, Imported | None]
 """Names of a function -> what an import in it binds them to, None for other variables."""
 
@@ -195,8 +195,8 @@ class _Reader(ast.NodeVisitor):
             self.visit(default)
         self._visit_scope(function_names(node), [node.body])
 
-    def visit_comprehension_like(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
-        names = {name.id: None for g in node.generators for name in ast.walk(g.target) if isinstance(name, ast.Name)}
+    def visit_comprehension_like(self, node: Comprehension) -> None:
+        names = dict.fromkeys(comprehension_names(node))
         for generator in node.generators:
             self.visit(generator.iter)
         inner = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
@@ -246,34 +246,3 @@ class _Reader(ast.NodeVisitor):
             owner = self._module_of(node.value)
             return f"{owner}.{node.attr}" if owner and f"{owner}.{node.attr}" in module_files() else ""
         return ""
-
-
-def function_names(node: FunctionNode | ast.Lambda) -> dict[str, Imported | None]:
-    """Return the names that a function binds: arguments, variables, and what it imports."""
-    arguments = node.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-    found = dict[str, Imported | None]({argument.arg: None for argument in every if argument})
-    shared = set[str]()
-    pending: list[ast.AST] = list(node.body) if isinstance(node.body, list) else [node.body]
-    while pending:
-        inner = pending.pop()
-        match inner:
-            case ast.Global(names=names) | ast.Nonlocal(names=names):
-                shared.update(names)
-            case ast.Import() | ast.ImportFrom():
-                found.update(imported_names(inner))
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                found.update(dict.fromkeys(bound_names(inner)))
-                continue
-            case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp() | ast.Lambda():
-                walrus = (w.target for w in ast.walk(inner) if isinstance(w, ast.NamedExpr))
-                found.update({target.id: None for target in walrus})
-                continue
-            case ast.Name() if is_stored(inner):
-                found[inner.id] = None
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-                found[name] = None
-            case _:
-                pass
-        pending += ast.iter_child_nodes(inner)
-    return {name: target for name, target in found.items() if name not in shared}

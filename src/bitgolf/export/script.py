@@ -1,27 +1,28 @@
 """The script of a recipe: one file with the modules that it reaches, in a readable and in a packed form.
 
-Both forms hold the sources of modules by name, and an importer that executes them when they are imported, so every
-module keeps its own names and nothing is renamed. The packed form is compressed and written in base 85.
+In both forms, all modules share one namespace (`bundle`). The readable form has the names of the package; the packed
+form has short ones (`minify`), and is compressed.
 """
 
 from __future__ import annotations
 
 import ast
-import base64
 import copy
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import brotli
 
 from bitgolf.config.registry import part_modules
 from bitgolf.config.spec import Spec
+from bitgolf.export.bundle import Bundle, bundle
 from bitgolf.export.class_bases import module_tree
 from bitgolf.export.fold import Default, part_defaults, used_defaults
 from bitgolf.export.minify import minified
 from bitgolf.export.module_source import ModuleSource
-from bitgolf.export.reach import FunctionNode, Reached
-from bitgolf.export.short_forms import CALIBRATION
+from bitgolf.export.reach import Reached
+from bitgolf.export.scopes import FunctionNode
+from bitgolf.export.short_forms import CALIBRATION, KERNELS
+from bitgolf.submission.self_extracting import self_extracting
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
@@ -31,37 +32,6 @@ SHORT_FORMS = "bitgolf.export.short_forms"
 OPENMP = ("bitgolf.runtime.openmp", "limit_spinning")
 TOKENIZERS = {"sentencepiece": "open_sentencepiece", "caseops": "open_caseops", "bytes": "open_bytes"}
 """Kind of a tokenizer -> the short form that opens its file. A script for another kind opens any file."""
-
-IMPORTER = '''\
-import sys
-from importlib.machinery import ModuleSpec
-
-
-class Importer:
-    """Imports the modules of this file: executes the source that SOURCES has for a name."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name in SOURCES:
-            spec = ModuleSpec(name, self, is_package=any(n.startswith(name + ".") for n in SOURCES))
-            spec.origin, spec.has_location = "<%s>" % name, False
-            return spec
-        if name.split(".")[0] == "bitgolf":
-            raise ModuleNotFoundError("%s is not in this file" % name, name=name)
-
-    def create_module(self, spec):
-        return None
-
-    def get_source(self, name):
-        return SOURCES[name]
-
-    def exec_module(self, module):
-        name = module.__name__
-        exec(compile(SOURCES[name], "<%s>" % name, "exec", ANNOTATIONS), module.__dict__)
-
-
-ANNOTATIONS = 1 << 24  # annotations are not evaluated, as with `from __future__ import annotations`
-sys.meta_path.insert(0, Importer())
-'''
 
 
 class Script(NamedTuple):
@@ -77,8 +47,10 @@ class Script(NamedTuple):
         return len(self.packed.encode())
 
 
-def reached_by(recipe: Any, tokenizer: str) -> Reached:
-    """Return the code that a recipe reaches: its parts, and the program that runs it. tokenizer: its kind.
+def reached_by(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Reached:
+    """Return the code that a recipe reaches: its parts, and the program that runs it.
+
+    tokenizer: its kind. kernels: whether fused kernels are used.
 
     A part that the recipe does not name has no objects unless the code builds one or derives a class from it. So it is
     first taken to be absent; a part that is reached nevertheless is not, and all is followed again. The same holds for
@@ -93,6 +65,8 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
         replaced["bitgolf.tokens.loading", "tokenizer_from_bytes"] = (SHORT_FORMS, TOKENIZERS[tokenizer])
     if recipe.get("calibrate") is None:
         replaced |= dict.fromkeys(CALIBRATION, (SHORT_FORMS, "no_calibration"))
+    if not kernels:
+        replaced |= {function: (SHORT_FORMS, name) for function, name in KERNELS.items()}
     modules, parts = part_modules(), part_names(recipe)
     absent, unused = set(modules) - parts, _unused_defaults(recipe, modules)
     while True:
@@ -124,12 +98,10 @@ def _replaced_module(node: ast.FunctionDef) -> str:
     return str(decorator.args[0].value)
 
 
-def module_text(reached: Reached, source: ModuleSource) -> str:
-    """Return the source of what is reached in a module, with the imports that it uses."""
-    used, replaced = reached.names[source.name], reached.substituted[source.name]
+def module_body(reached: Reached, source: ModuleSource) -> list[ast.stmt]:
+    """Return the statements of what is reached in a module, with the imports that it uses."""
+    used = reached.names[source.name]
     body = list[ast.stmt]()
-    if replaced:
-        body.append(ast.ImportFrom(SHORT_FORMS, [_alias(reached, source.name, name) for name in sorted(replaced)], 0))
     for index, statement in enumerate(source.statements):
         if isinstance(statement, ast.Import | ast.ImportFrom):
             names = [alias for alias in statement.names if (alias.asname or alias.name.split(".")[0]) in used]
@@ -139,12 +111,7 @@ def module_text(reached: Reached, source: ModuleSource) -> str:
                 body.append(kept)
         elif index in reached.statements[source.name]:
             body.append(_without_unreached(reached, statement))
-    return ast.unparse(ast.fix_missing_locations(ast.Module(body, [])))
-
-
-def _alias(reached: Reached, module: str, name: str) -> ast.alias:
-    short = reached.replaced[module, name][1]
-    return ast.alias(short, name) if short != name else ast.alias(name)
+    return copy.deepcopy(body)
 
 
 def _without_unreached(reached: Reached, statement: ast.stmt) -> ast.stmt:
@@ -174,9 +141,13 @@ def _same(value: Any, default: Any) -> bool:
     return not parts and type(value) is type(default) and value == default
 
 
-def recipe_script(recipe: Spec[Recipe], tokenizer: str = "sentencepiece") -> Script:
-    """Return the script of a recipe. tokenizer: the kind of its tokenizer."""
-    return make_script({**minimal_json(recipe), **UNUSED_FIELDS}, tokenizer)
+def recipe_script(recipe: Spec[Recipe], tokenizer: str = "sentencepiece", *, kernels: bool = True) -> Script:
+    """Return the script of a recipe.
+
+    tokenizer: the kind of its tokenizer. kernels: whether it selects fused kernels; False is for recipes whose runs used
+    none, and saves about a tenth of the script.
+    """
+    return make_script({**minimal_json(recipe), **UNUSED_FIELDS}, tokenizer, kernels=kernels)
 
 
 UNUSED_FIELDS = {"text": None, "tokens": None, "proof": None, "published": None}
@@ -199,55 +170,43 @@ def part_names(recipe: Any) -> set[str]:
     return {part["part"] for part in parts_in(recipe)}
 
 
-def make_script(recipe: Any, tokenizer: str) -> Script:
-    """Return the script of a recipe in its JSON form. tokenizer: the kind of its tokenizer."""
-    reached = reached_by(recipe, tokenizer)
-    sources = {name: module_text(reached, reached.source(name)) for name in _order(reached.modules)}
-    readable = _assemble(recipe, sources, headings=True)
-    short = {name: minified(source) for name, source in sources.items()}
-    return Script(readable, pack(_assemble(recipe, short)), packages(sources.values()))
+def make_script(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Script:
+    """Return the script of a recipe in its JSON form; see `recipe_script`."""
+    reached = reached_by(recipe, tokenizer, kernels=kernels)
+    bodies = {name: module_body(reached, reached.source(name)) for name in sorted(reached.modules)}
+    parts = sorted({part_modules()[part] for part in part_names(recipe)})
+    found = bundle(bodies, [OPENMP[0], SHORT_FORMS, PROGRAM, *parts], reached.replaced)
+    readable = _assemble(recipe, found)
+    return Script(readable, self_extracting(minified(readable)), packages(readable))
 
 
-def _order(modules: Iterable[str]) -> list[str]:
-    return sorted(modules)
-
-
-def _assemble(recipe: Any, sources: dict[str, str], *, headings: bool = False) -> str:
-    text = ["SOURCES = {}"]
-    for name, source in sources.items():
-        text.append(f"\n# ---- {name} {'-' * (90 - len(name))}" if headings else "")
-        text.append(f'SOURCES["{name}"] = {_literal(source)}')
-    text.append(IMPORTER)
-    text.append(f"from {OPENMP[0]} import {OPENMP[1]}\n\n{OPENMP[1]}()  # before torch is imported")
-    text.append(f"RECIPE = {recipe!r}")
-    text.append("\n".join(f"import {name}" for name in sorted({part_modules()[part] for part in part_names(recipe)})))
-    text.append(f"from {PROGRAM} import main\n\nif __name__ == '__main__':\n    main(RECIPE)\n")
+def _assemble(recipe: Any, found: Bundle) -> str:
+    """Return the source of a script, with a heading for each module."""
+    first = f"{found.names[OPENMP]}()  # before torch is imported"
+    text = ["import os", _text(found.modules[OPENMP[0]]), first, _text(found.imports)]
+    for name, body in found.modules.items():
+        if body and name != OPENMP[0]:
+            text.append(f"\n# ---- {name} {'-' * (90 - len(name))}")
+            text.append(_text([_try(found.optional[name], body)] if name in found.optional else body))
+    text.append(f"\nRECIPE = {recipe!r}\nif __name__ == '__main__':\n    {found.names[PROGRAM, 'main']}(RECIPE)\n")
     return "\n".join(text)
 
 
-def _literal(source: str) -> str:
-    """Return source text as a literal of Python that can be read as it is, if it may stand in one."""
-    if "'''" in source or source.endswith(("'", "\\")):
-        return repr(source)
-    return f"r'''\n{source}\n'''" if source else "''"
+def _try(imports: list[ast.stmt], body: list[ast.stmt]) -> ast.stmt:
+    """Return what is executed only if its imports succeed."""
+    return ast.Try([*imports, *body], [ast.ExceptHandler(ast.Name("ImportError"), None, [ast.Pass()])], [], [])
 
 
-def pack(text: str) -> str:
-    """Return a script of two lines that decompresses a script and executes it."""
-    data = brotli.compress(text.encode(), quality=11, lgwin=24, mode=brotli.MODE_TEXT)
-    code = base64.b85encode(data).decode()
-    return f'import base64,brotli\nexec(compile(brotli.decompress(base64.b85decode("{code}")),"train_gpt","exec"))\n'
+def _text(body: list[ast.stmt]) -> str:
+    return ast.unparse(ast.fix_missing_locations(ast.Module(body, [])))
 
 
-def packages(sources: Iterable[str]) -> list[str]:
-    """Return the names of the packages, other than Python's own, that sources import."""
-    import sys
-
+def packages(source: str) -> list[str]:
+    """Return the names of the packages, other than Python's own, that a source imports."""
     found = set[str]()
-    for source in sources:
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                found.add((node.module or "").split(".")[0])
-    return sorted(found - set(sys.stdlib_module_names) - {"bitgolf"})
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return sorted(found - set(sys.stdlib_module_names))

@@ -109,19 +109,31 @@ def compile_functions(*functions: Any) -> tuple[Any, ...]:
     return tuple(namespace[function.__name__] for function in functions)
 
 
-@short_form_of("bitgolf.tokens.loading")
-def load_tokenizer(path: Any) -> Any:
-    """Return the tokenizer of a file."""
-    from bitgolf.tokens.loading import tokenizer_from_bytes
+class OpenedTokenizer:
+    """What a script needs of a tokenizer. byte_lengths: bytes of each token."""
 
-    return tokenizer_from_bytes(path.read_bytes())
+    def __init__(self, serialized: bytes, bos: int, byte_lengths: Any) -> None:
+        self.serialized, self.bos, self.byte_lengths, self.vocab = serialized, bos, byte_lengths, len(byte_lengths)
+
+    def count_bytes(self, ids: Any) -> Any:
+        return self.byte_lengths[ids]
 
 
 def open_sentencepiece(proto: bytes, *, where: str = "") -> Any:
     """`tokenizer_from_bytes` of a script for SentencePiece models."""
-    from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
+    import numpy as np
+    from sentencepiece import SentencePieceProcessor
 
-    return SentencePieceTokenizer(proto)
+    model = SentencePieceProcessor(model_proto=proto)
+
+    def length(token: int) -> int:
+        if model.is_byte(token):
+            return 1
+        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
+            return 0
+        return len(model.id_to_piece(token).replace("\u2581", " ").encode())
+
+    return OpenedTokenizer(proto, model.bos_id(), np.array([length(token) for token in range(len(model))]))
 
 
 def open_caseops(proto: bytes, *, where: str = "") -> Any:
@@ -138,19 +150,71 @@ def open_bytes(proto: bytes, *, where: str = "") -> Any:
     return ByteTokenizer(proto)
 
 
-@short_form_of("bitgolf.pipeline.training_warnings")
-def warn_of_unused(log: Any, trainer: Any, epochs: float, tokens: int) -> None:
-    """No warning."""
+@short_form_of("bitgolf.tokens.loading")
+def load_tokenizer(path: Any) -> Any:
+    """Return the tokenizer of a file."""
+    from bitgolf.tokens.loading import tokenizer_from_bytes
+
+    return tokenizer_from_bytes(path.read_bytes())
 
 
-@short_form_of("bitgolf.pipeline.training_warnings")
-def warn_of_divergence(log: Any, file: Any) -> None:
-    """No warning: a script does not resume."""
+@short_form_of("bitgolf.config.glob")
+def compile_glob(pattern: str) -> Any:
+    """Return a pattern with a method `matches`: `**.` for any segments, `**` for anything, `*` within a segment."""
+    import re
+    from types import SimpleNamespace
+
+    forms = {"**.": r"(.*\.)?", "**": ".*", "*": r"[^.]*"}
+    tokens = re.findall(r"\*\*\.|\*\*|.", pattern, re.DOTALL)
+    text = "".join(forms.get(token) or re.escape(token) for token in tokens)
+    return SimpleNamespace(matches=re.compile(text, re.DOTALL).fullmatch)
 
 
-@short_form_of("bitgolf.pipeline.training_warnings")
-def warn_if_nothing_learnt(log: Any, file: Any) -> None:
-    """No warning."""
+@short_form_of("bitgolf.data.shard_header")
+def read_token_count(path: Any) -> int:
+    """Return the number of tokens in the header of a shard."""
+    import numpy as np
+
+    return int(np.fromfile(path, "<i4", 3)[2])
+
+
+@short_form_of("bitgolf.data.manifest")
+def load_manifest(folder: Any) -> Any:
+    """Return what `link_shards` wrote: vocab, bos, and the folder of the shards."""
+    import json
+    from types import SimpleNamespace
+
+    return SimpleNamespace(**json.loads((folder / "manifest.json").read_bytes()))
+
+
+@short_form_of("bitgolf.data.manifest")
+def open_split(folder: Any, split: str) -> Any:
+    """Return the tokens of all shards of a split."""
+    from pathlib import Path
+
+    from bitgolf.data.manifest import load_manifest
+    from bitgolf.data.shards import TokenStream, find_shards
+
+    return TokenStream(find_shards(Path(load_manifest(folder).shards_folder), split))
+
+
+@short_form_of("bitgolf.artifact.container")
+def _dump(header: Any) -> bytes:
+    """Return the header of an artifact as JSON."""
+    import msgspec
+
+    return msgspec.json.encode(header, order="deterministic")
+
+
+@short_form_of("bitgolf.artifact.container")
+def _parse(text: bytes) -> Any:
+    """Return the header of an artifact."""
+    import json
+
+    from bitgolf.artifact.container import _Header, _SectionRecord
+
+    recipe, meta, sections = map(json.loads(text).get, ("recipe", "meta", "sections"))
+    return _Header(recipe, meta, [_SectionRecord(*row) for row in sections])
 
 
 @short_form_of("bitgolf.training.setup")
@@ -159,23 +223,72 @@ def _usage_rows(trainer: Any) -> list[Any]:
     return []
 
 
-@short_form_of("bitgolf.training.loop")
-@contextmanager
-def _deferred_signals() -> Iterator[list[str]]:
-    """A signal ends a script."""
-    yield []
+@short_form_of("bitgolf.training.micro_batch")
+def estimate_micro_batch(trainer: Any, log: Any) -> float:
+    """No estimate: whole shares of batches are tried first."""
+    return float("inf")
+
+
+@short_form_of("bitgolf.optim.parameter_group")
+def check_same_form(saved: Any, own: Any, *, where: str, hint: str) -> None:
+    """The state is the trainer's own."""
 
 
 @short_form_of("bitgolf.training.loop")
-def restore(trainer: Any, folder: Any, report: Any, start: Any) -> Any:
-    """A script does not resume."""
-    return start
+def train(trainer: Any, folder: Any, report: Any, *, resume: bool, limit: float | None = None) -> Any:
+    """Train until a limit is reached, without checkpoints.
+
+    On a GPU, the loss of a step is read after the next step has been launched, so that the GPU never waits.
+    """
+    import math
+    import time
+
+    import torch
+
+    from bitgolf.runtime.distributed import all_reduce_mean, broadcast_list
+    from bitgolf.runtime.progress import TrainingProgress
+    from bitgolf.training.checkpoint_manager import TrainResult
+    from bitgolf.training.loss_reporter import AsyncScalar
+
+    step, tokens, steps, loss, previous = 0, 0, trainer.settings.steps, math.nan, None
+    every = 1 if trainer.device.torch_device.type == "cpu" else 50
+    now, started = TrainingProgress(0, steps, 0.0, limit or 0.0), time.perf_counter()
+    while True:
+        if previous and now.steps_left < 3:
+            loss, previous = previous.read(), None
+        (elapsed,) = broadcast_list([time.perf_counter() - started], trainer.distributed)
+        now = TrainingProgress(step, steps, elapsed, limit or 0.0)
+        if now.fraction >= 1:
+            break
+        last, previous = previous, AsyncScalar(trainer.step(step, now))
+        if last:
+            loss = last.read()
+            if not math.isfinite(loss):
+                raise ArithmeticError(f"the loss is {loss} at step {step}")
+        step, tokens = step + 1, tokens + trainer.settings.batch_shape(now.fraction).tokens
+        if step % every == 0:
+            mean = all_reduce_mean(torch.tensor(loss), trainer.distributed)
+            report("step", step=step, loss=f"{float(mean):.4f}", training_seconds=f"{elapsed:.3f}")
+    return TrainResult(step, tokens, elapsed, loss, limit or 0.0)
 
 
 @short_form_of("bitgolf.score.evaluate")
-def score_progress(name: str, context: Any, text: Any, clock: Any) -> Any:
-    """No progress is shown."""
-    return lambda done, targets, bits: None
+def evaluate_method(context: Any, method: Any, *, baseline: bool = True) -> Any:
+    """Score by one method, with a batch that fits the memory."""
+    from contextlib import closing
+
+    from bitgolf.score.execution.batch_size import choose_batch_size
+    from bitgolf.score.referee import score
+
+    made, distributed = method(), context.distributed
+    text, order_bits = made.order.apply(context.text)
+    batch = choose_batch_size(context.model, made, context.device, distributed).tokens
+    player = made.make_player(context.model, context.vocab, context.device, distributed, context.kernels)
+    with closing(player):
+        if player.forward:
+            player.forward.set_max_tokens(batch)
+        found = score(player, text, made, distributed=distributed, batch_tokens=batch)
+    return found._replace(order_bits=order_bits)
 
 
 @short_form_of("bitgolf.score.bit_breakdown")
@@ -207,6 +320,17 @@ def no_calibration(*arguments: Any, **options: Any) -> Any:
     """What stands for calibration in a script whose recipe has none: it is never called."""
 
 
+def select_no_kernels(*arguments: Any, **options: Any) -> Any:
+    """`select_kernels` of a script whose runs used no fused kernel."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(summary=[], segment_capacity=None)
+
+
+def no_kernel_selector(device: Any) -> None:
+    """`kernel_selector` of a script whose runs used no fused kernel."""
+
+
 CALIBRATION = (
     ("bitgolf.pipeline.calibration", "calibrate_run"),
     ("bitgolf.quantize.calibration.stats_file", "load_calibration"),
@@ -214,3 +338,9 @@ CALIBRATION = (
     ("bitgolf.pipeline.calibration", "measure_calibration_reserve"),
 )
 """(module, name) of the functions that `no_calibration` replaces."""
+
+KERNELS = {
+    ("bitgolf.training.kernels.select", "select_kernels"): "select_no_kernels",
+    ("bitgolf.score.execution.forward", "kernel_selector"): "no_kernel_selector",
+}
+"""(module, name) of the functions that choose kernels -> what replaces them."""

@@ -46,6 +46,7 @@ ERRORS = frozenset(
         "RecipeError",
         "CorruptFileError",
         "Unsupported",
+        "FormatVersionError",
         "OutOfRangeError",
         "TypeError",
         "ValueError",
@@ -56,7 +57,17 @@ ERRORS = frozenset(
     ]
 )
 """Exceptions that can be made with an empty message."""
-CHECKS = frozenset(["BitgolfError", "UsageError", "RecipeError", "CorruptFileError", "OutOfRangeError"])
+CHECKS = frozenset(
+    [
+        "BitgolfError",
+        "UsageError",
+        "RecipeError",
+        "CorruptFileError",
+        "FormatVersionError",
+        "OutOfRangeError",
+        "Diverged",
+    ]
+)
 """Errors of the package that tell a user what is wrong. No part of a script depends on them."""
 SHOWN_ONLY = frozenset(["detail", "progress", "end_progress"])
 """Methods of a log that show something and record nothing that a script keeps."""
@@ -112,12 +123,12 @@ class _Simplifier(ast.NodeTransformer):
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         self.generic_visit(node)
-        if isinstance(node.exc, ast.Call) and _last_name(node.exc) in ERRORS:
+        if isinstance(node.exc, ast.Call) and last_name(node.exc) in ERRORS:
             node.cause = None
         return node
 
     def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:
-        node.items = [item for item in node.items if _last_name(item.context_expr) != "error_location"]
+        node.items = [item for item in node.items if last_name(item.context_expr) != "error_location"]
         if not node.items:
             return self._body(node.body)
         self.generic_visit(node)
@@ -156,7 +167,7 @@ class _Simplifier(ast.NodeTransformer):
         return None if node.module == "__future__" else node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
-        decorators = [_last_name(decorator) for decorator in node.decorator_list]
+        decorators = [last_name(decorator) for decorator in node.decorator_list]
         if "overload" in decorators:
             return None
         node.decorator_list = [
@@ -202,13 +213,13 @@ class _Simplifier(ast.NodeTransformer):
         return ast.Assign([node.target], node.value, lineno=node.lineno)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if self.module not in KEPT_WHOLE and _last_name(node) in ERRORS and node.args:
+        if self.module not in KEPT_WHOLE and last_name(node) in ERRORS and node.args:
             node.args, node.keywords = [ast.Constant("")], []
             return node
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id == "cast" and len(node.args) == 2:
             return node.args[1]
-        if isinstance(node.func, ast.Subscript) and _last_name(node.func.value) in GENERIC_CONSTRUCTORS:
+        if isinstance(node.func, ast.Subscript) and last_name(node.func.value) in GENERIC_CONSTRUCTORS:
             node.func = node.func.value
         return node
 
@@ -261,15 +272,13 @@ def _walrus_names(value: ast.expr) -> set[str]:
 def _only_reads(value: ast.expr) -> bool:
     """Return whether an expression has no effect, apart from names that it binds."""
     calls = (node for node in ast.walk(value) if isinstance(node, ast.Call | ast.Yield | ast.Await))
-    return all(_last_name(call) in PURE_CALLS for call in calls if isinstance(call, ast.expr))
+    return all(last_name(call) in PURE_CALLS for call in calls if isinstance(call, ast.expr))
 
 
 def _is_pure(value: ast.expr) -> bool:
     """Return whether an expression only makes a value, most often a text."""
     calls = (node for node in ast.walk(value) if isinstance(node, ast.Call | ast.NamedExpr | ast.Yield | ast.Await))
-    return isinstance(value, ast.JoinedStr) or all(
-        _last_name(c) in PURE_CALLS for c in calls if isinstance(c, ast.expr)
-    )
+    return isinstance(value, ast.JoinedStr) or all(last_name(c) in PURE_CALLS for c in calls if isinstance(c, ast.expr))
 
 
 def _only_checks(body: list[ast.stmt]) -> bool:
@@ -280,7 +289,7 @@ def _only_checks(body: list[ast.stmt]) -> bool:
 
 def _is_check(statement: ast.stmt) -> bool:
     """Return whether a statement raises an error of the package, with or without a message."""
-    return isinstance(statement, ast.Raise) and statement.exc is not None and _last_name(statement.exc) in CHECKS
+    return isinstance(statement, ast.Raise) and statement.exc is not None and last_name(statement.exc) in CHECKS
 
 
 def _is_bare_raise(statement: ast.stmt) -> bool:
@@ -291,7 +300,7 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def _last_name(node: ast.expr) -> str:
+def last_name(node: ast.expr) -> str:
     """Return the last part of the name of a decorator or function, `setter` for `@x.setter`; "" if it has none."""
     if isinstance(node, ast.Call):
         node = node.func

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
 
-from bitgolf.average.average import Average
+from bitgolf.average.average import Average, AverageState
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError
 from bitgolf.files import write_bytes
@@ -52,10 +55,19 @@ def average(run: Run) -> AveragedWeights:
 def write_averages(found: checkpoint.Checkpoint, chosen: Spec[Average] | None, files: RunFiles) -> None:
     """Write the trained and the averaged weights of a checkpoint; see `average`. chosen: the recipe's average."""
     live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # order of the average's state
-    means = live
-    if chosen:
-        state = extract_average_state(found.tensors)
-        means = dict(zip(live, chosen().result(state, list(live.values())), strict=True))
+    means = averaged_weights(live, extract_average_state(found.tensors), chosen)
     for file, weights in ((files.trained, live), (files.averaged, means)):
-        own = {k: v.float().contiguous() for k, v in weights.items() if not k.startswith("objective.")}
-        write_bytes(file, safetensors_bytes(own))
+        write_weights(file, weights)
+
+
+def averaged_weights(
+    live: Mapping[str, Tensor], state: AverageState, chosen: Spec[Average] | None
+) -> Mapping[str, Tensor]:
+    """Return the averaged weights, by path. live: the trained ones. chosen: the recipe's average; None for no average."""
+    return dict(zip(live, chosen().result(state, list(live.values())), strict=True)) if chosen else live
+
+
+def write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights in float32, without those of the objective."""
+    own = {k: v.float().contiguous() for k, v in weights.items() if not k.startswith("objective.")}
+    write_bytes(file, safetensors_bytes(own))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from bitgolf.data.manifest import Manifest, ShardEntry, SplitManifest
 from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.files import write_bytes, write_json
 from bitgolf.score.text import TokenizedText, text_of_shards
@@ -20,27 +19,21 @@ DOCUMENTS = 1_000
 
 
 def link_shards(shards: Path, tokenizer_file: Path, target: Path) -> None:
-    """Write a manifest and the tokenizer to `target`, for training on shards in another folder.
+    """Write what a script states of its data, and the tokenizer, to `target`, for training on shards in another folder.
 
-    Only headers are read. Counts of documents and bytes, and digests, are not stated: nothing of a script reads them.
+    It is not the manifest of prepared data: counts and digests are not stated, as nothing of a script reads them.
     """
     tokenizer = load_tokenizer(tokenizer_file)
-    splits = list[SplitManifest]()
-    for split in ("train", "val"):
-        paths = find_shards(shards, split)
-        entries = [ShardEntry(path.name, len(TokenStream([path])), "") for path in paths]
-        total = sum(entry.tokens for entry in entries)
-        splits.append(SplitManifest(0, total, None, 0, None, tuple(entries), ""))
     write_bytes(target / "tokenizer.model", tokenizer.serialized)
-    found = Manifest(tokenizer.digest, tokenizer.vocab, tokenizer.bos, *splits, shards_folder=str(shards.resolve()))
-    write_json(target / "manifest.json", msgspec.to_builtins(found))
+    stated = {"vocab": tokenizer.vocab, "bos": tokenizer.bos, "shards_folder": str(shards.resolve())}
+    write_json(target / "manifest.json", stated)
 
 
 def validation_text(data: Path) -> TokenizedText:
     """Return the text of the validation shards of a folder that `link_shards` wrote, with its length in bytes."""
     tokenizer = tokenizer_from_bytes((data / "tokenizer.model").read_bytes())
-    place = Path(msgspec.json.decode((data / "manifest.json").read_bytes())["shards_folder"])
-    stream = TokenStream(find_shards(place, "val"))
+    place = json.loads((data / "manifest.json").read_bytes())["shards_folder"]
+    stream = TokenStream(find_shards(Path(place), "val"))
     return text_of_shards(stream, count_bytes(stream, tokenizer), tokenizer.bos)
 
 

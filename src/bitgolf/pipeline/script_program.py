@@ -22,14 +22,15 @@ from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import file_digest, write_bytes
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import parameter_roles, read_weights
-from bitgolf.pipeline.averaging import write_averages
+from bitgolf.pipeline.averaging import averaged_weights, write_weights
 from bitgolf.pipeline.calibration import CalibrationJob, calibrate_run, remaining_seconds
 from bitgolf.pipeline.code_size import CodeSize
 from bitgolf.pipeline.compression import artifact_sizes
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.scoring import ScoringJob, score_on_rank
 from bitgolf.pipeline.script_data import link_shards, validation_text
-from bitgolf.pipeline.training import TrainingJob, train_rank
+from bitgolf.pipeline.training import Rank, TrainingJob, make_trainer, training_limit
+from bitgolf.pipeline.training_result import ReserveRecord, TrainingTime
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import encode_model
@@ -37,7 +38,8 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import DistributedContext
-from bitgolf.training import checkpoint
+from bitgolf.training.loop import train
+from bitgolf.training.setup import setup_trainer
 
 N = TypeVar("N", int, float)
 
@@ -134,13 +136,7 @@ class Program:
         if self.first:
             link_shards(self.settings.shards, self.settings.tokenizer, self.data)
         self._wait()
-        trained = train_rank(
-            TrainingJob(recipe=self.recipe, data=self.data, folder=self.folder, seed=self.seed), self.log
-        )
-        if self.first:
-            last = checkpoint.load_latest(self.files.checkpoints)
-            assert last
-            write_averages(last, self.recipe().average, self.files)
+        trained = self._train()
         self._wait()
         if self.recipe().calibrate:
             seconds = remaining_seconds(self.recipe().train().seconds, trained)
@@ -152,6 +148,25 @@ class Program:
             self._pack(code_bytes)
         self._wait()
         self._score()
+
+    def _train(self) -> TrainingTime:
+        """Train, and write the averaged weights."""
+        job = TrainingJob(recipe=self.recipe, data=self.data, folder=self.folder, seed=self.seed)
+        rank = Rank(self.distributed, select_device(self.distributed.local_rank), self.log)
+        limit, reserve = training_limit(job, rank)
+        trainer, _ = make_trainer(job, rank)
+        setup_trainer(trainer, self.log)
+        reached = train(trainer, self.folder, self.log.event, resume=False, limit=limit)
+        trainer.close()
+        if self.first:
+            live = {path: p.detach().cpu() for path, p in trainer.params.items()}
+            state = {name: [tensor.cpu() for tensor in tensors] for name, tensors in trainer.average_state.items()}
+            write_weights(self.files.averaged, averaged_weights(live, state, self.recipe().average))
+        return TrainingTime(
+            training_seconds=reached.training_seconds,
+            time_limit_seconds=reached.time_limit,
+            calibration_reserve=reserve and ReserveRecord(*reserve),
+        )
 
     def _pack(self, code_bytes: int) -> None:
         """Quantize the averaged weights and write the artifact. Raises `BitgolfError` if it is over the cap."""

@@ -118,15 +118,15 @@ def train_rank(job: TrainingJob, log: RunLog) -> TrainingResult:
     """Train on this rank's share of each batch. Rank 0 writes checkpoints and `train.json` to the job's folder."""
     with process_group.joined(job.device) as distributed:
         rank = Rank(distributed, select_device(distributed.local_rank, job.device), log)
-        limit, reserve = _time_limit(job, rank)
+        limit, reserve = training_limit(job, rank)
         result = _train(job, rank, limit, reserve)
         if distributed.rank == 0:
             write_json(RunFiles(job.folder).training, msgspec.to_builtins(result))
     return result
 
 
-def _time_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve | None]:
-    """(seconds after which training ends, 0 for no limit; the calibration reserve, None unless it was measured)."""
+def training_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve | None]:
+    """Return the seconds after which training ends (0: no limit), and the calibration reserve if it was measured."""
     given = calibration_reserve(job.recipe)
     if given is not None:
         limit = training_time_limit(job.recipe, given)
@@ -145,7 +145,7 @@ def _time_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve
 
 
 def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReserve | None) -> TrainingResult:
-    trainer, tokens = _trainer(job, rank)
+    trainer, tokens = make_trainer(job, rank)
     settings, parameters = trainer.settings, sum(p.numel() for p in trainer.params.values())
     if job.resume and rank.distributed.rank == 0:
         warn_of_divergence(rank.log, RunFiles(job.folder).log)
@@ -192,8 +192,8 @@ def _log_beginning(log: RunLog, settings: Train, parameters: int, tokens: int, l
     log.event("training", steps=settings.steps, time_limit_seconds=limit, parameters=parameters)
 
 
-def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
-    """(a trainer on the job's shards, their number of tokens)."""
+def make_trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
+    """Return a trainer on the job's shards, and their number of tokens."""
     recipe, manifest = job.recipe(), load_manifest(job.data)
     settings = recipe.train()
     stream = open_split(job.data, "train")

@@ -18,10 +18,9 @@ from typing import Any
 import brotli
 import zstandard
 
+from bitgolf.submission.self_extracting import LARGEST_CODE, extracted
 from bitgolf.submission.source import Source
 
-LARGEST_CODE = 8_000_000
-"""Bytes of code that a packed script may have."""
 MOST_LAYERS = 4
 """Packed scripts that may contain one another."""
 LARGEST_DICTIONARY = 64_000_000
@@ -32,7 +31,7 @@ def unpack(script: Source) -> list[Source]:
     """Return a script and, if it executes packed code, the layers below it, outermost first."""
     layers = [script]
     while len(layers) <= MOST_LAYERS and layers[-1].tree is not None:
-        code = _executed_code(layers[-1].tree)
+        code = extracted(layers[-1].text) or _executed_code(layers[-1].tree)
         if code is None:
             break
         layers[-1].is_packed = True
