@@ -20,7 +20,7 @@ from helpers.toy_training import make_data
 
 ROOM = 1_000_000
 """A cap with room for a script."""
-SIZES = {"baseline": 44_000, "pr1855": 68_000}
+SIZES = {"baseline": 34_000, "pr1855": 55_000}
 
 
 def run_script(folder: Path, text: str, data: Path, **settings: str) -> Path:
@@ -35,14 +35,14 @@ def run_script(folder: Path, text: str, data: Path, **settings: str) -> Path:
     return folder / "runs" / "one"
 
 
-def compare(tmp_path: Path, recipe: Spec[Recipe], *forms: str) -> None:
+def compare(tmp_path: Path, recipe: Spec[Recipe], *forms: str, kernels: bool = False) -> None:
     """Run a recipe with the package and with its script: artifact and scores are equal.
 
-    forms: `packed` and `readable`.
+    forms: `packed` and `readable`. kernels: whether the script selects kernels, which it does on a GPU alone.
     """
     data = make_data(tmp_path / "data")
     result = run_toy(tmp_path / "run", recipe, data)
-    script = recipe_script(recipe, load_tokenizer(data / "tokenizer.model").kind)
+    script = recipe_script(recipe, load_tokenizer(data / "tokenizer.model").kind, kernels=kernels)
     for form in forms:
         made = run_script(tmp_path / form, getattr(script, form), data)
         assert (made / "artifact.bg").read_bytes() == (tmp_path / "run" / "artifact.bg").read_bytes()
@@ -55,7 +55,7 @@ def compare(tmp_path: Path, recipe: Spec[Recipe], *forms: str) -> None:
 @pytest.mark.parametrize("form", ["packed", pytest.param("readable", marks=pytest.mark.exhaustive)])
 def test_a_script_computes_what_the_package_computes(tmp_path: Path, form: str) -> None:
     """Calibration, GPTQ, a trellis and the range coder."""
-    compare(tmp_path, scalable_recipe().set("pack.cap", ROOM), form)
+    compare(tmp_path, scalable_recipe().set("pack.cap", ROOM), form, kernels=True)
 
 
 @pytest.mark.parametrize("name", ["baseline", pytest.param("quickstart", marks=pytest.mark.exhaustive)])
@@ -64,6 +64,7 @@ def test_scripts_of_the_recipes_to_begin_with(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["pr164", "pr675", "pr1090", "pr1512", "pr1855"])
 def test_scripts_of_published_systems(name: str, tmp_path: Path) -> None:
     compare(tmp_path, toy(name), "packed")
@@ -73,7 +74,7 @@ def test_scripts_of_published_systems(name: str, tmp_path: Path) -> None:
 def test_sizes(name: str) -> None:
     """Limits a little above what docs/measurements.md states, so that growth is noticed."""
     kind = "caseops" if name == "pr1855" else "sentencepiece"
-    assert recipe_script(get_recipe(name), kind).bytes < SIZES[name]
+    assert recipe_script(get_recipe(name), kind, kernels=False).bytes < SIZES[name]
 
 
 def toy(name: str) -> Spec[Recipe]:

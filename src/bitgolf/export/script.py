@@ -19,16 +19,17 @@ from bitgolf.export.class_bases import module_tree
 from bitgolf.export.fold import Default, part_defaults, used_defaults
 from bitgolf.export.minify import minified
 from bitgolf.export.module_source import ModuleSource
+from bitgolf.export.prune import mentioned_imports, pruned
 from bitgolf.export.reach import Reached
 from bitgolf.export.scopes import FunctionNode
-from bitgolf.export.short_forms import CALIBRATION, KERNELS
+from bitgolf.export.short_runs import CALIBRATION, KERNELS
 from bitgolf.submission.self_extracting import self_extracting
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 PROGRAM = "bitgolf.pipeline.script_program"
-SHORT_FORMS = "bitgolf.export.short_forms"
+SHORT_FORMS, SHORT_RUNS = "bitgolf.export.short_forms", "bitgolf.export.short_runs"
 OPENMP = ("bitgolf.runtime.openmp", "limit_spinning")
 TOKENIZERS = {"sentencepiece": "open_sentencepiece", "caseops": "open_caseops", "bytes": "open_bytes"}
 """Kind of a tokenizer -> the short form that opens its file. A script for another kind opens any file."""
@@ -57,16 +58,17 @@ def reached_by(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Reached:
     default values of arguments.
     """
     replaced = {
-        (_replaced_module(node), node.name): (SHORT_FORMS, node.name)
-        for node in module_tree(SHORT_FORMS).body
-        if isinstance(node, ast.FunctionDef) and node.decorator_list
+        (_replaced_module(node), node.name): (module, node.name)
+        for module in (SHORT_FORMS, SHORT_RUNS)
+        for node in module_tree(module).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.decorator_list
     }
     if tokenizer in TOKENIZERS:
         replaced["bitgolf.tokens.loading", "tokenizer_from_bytes"] = (SHORT_FORMS, TOKENIZERS[tokenizer])
     if recipe.get("calibrate") is None:
-        replaced |= dict.fromkeys(CALIBRATION, (SHORT_FORMS, "no_calibration"))
+        replaced |= dict.fromkeys(CALIBRATION, (SHORT_RUNS, "no_calibration"))
     if not kernels:
-        replaced |= {function: (SHORT_FORMS, name) for function, name in KERNELS.items()}
+        replaced |= {function: (SHORT_RUNS, name) for function, name in KERNELS.items()}
     modules, parts = part_modules(), part_names(recipe)
     absent, unused = set(modules) - parts, _unused_defaults(recipe, modules)
     while True:
@@ -91,7 +93,7 @@ def _unused_defaults(recipe: Any, modules: dict[str, str]) -> set[Default]:
     }
 
 
-def _replaced_module(node: ast.FunctionDef) -> str:
+def _replaced_module(node: ast.FunctionDef | ast.ClassDef) -> str:
     """Return the module whose function a short form replaces: the argument of its decorator."""
     decorator = node.decorator_list[0]
     assert isinstance(decorator, ast.Call) and isinstance(decorator.args[0], ast.Constant)
@@ -154,6 +156,15 @@ UNUSED_FIELDS = {"text": None, "tokens": None, "proof": None, "published": None}
 """Fields of a recipe that a script does not use: it reads shards, and scores."""
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in the JSON form of a recipe, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
 def parts_in(value: Any) -> Iterator[dict[str, Any]]:
     """Yield the parts in the JSON form of a recipe."""
     if isinstance(value, dict):
@@ -175,7 +186,11 @@ def make_script(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Script:
     reached = reached_by(recipe, tokenizer, kernels=kernels)
     bodies = {name: module_body(reached, reached.source(name)) for name in sorted(reached.modules)}
     parts = sorted({part_modules()[part] for part in part_names(recipe)})
-    found = bundle(bodies, [OPENMP[0], SHORT_FORMS, PROGRAM, *parts], reached.replaced)
+    found = bundle(bodies, [OPENMP[0], SHORT_FORMS, SHORT_RUNS, PROGRAM, *parts], reached.replaced)
+    roots = [found.names[symbol] for symbol in (OPENMP, (PROGRAM, "main"))]
+    modules = pruned(found.modules, roots, _texts(recipe))
+    optional = {name: mentioned_imports(own, modules) for name, own in found.optional.items() if name in modules}
+    found = found._replace(modules=modules, imports=mentioned_imports(found.imports, modules), optional=optional)
     readable = _assemble(recipe, found)
     return Script(readable, self_extracting(minified(readable)), packages(readable))
 

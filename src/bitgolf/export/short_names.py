@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import ast
 import keyword
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Set
 from itertools import product
 from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
 
+from bitgolf.export.known_names import SILENT_DECORATORS
 from bitgolf.export.scopes import FunctionNode, Mention, Scope, arguments_of, scopes_of
-from bitgolf.export.simplify import SILENT_DECORATORS, last_name
+from bitgolf.export.simplify import last_name
 
 SEES_NAMES = frozenset(["locals", "eval", "exec", "globals"])
 """Functions that see the names of variables. In a module that mentions one, all names stay."""
-CALLED_BY_TORCH = frozenset(["backward", "setup_context"])
-"""Functions whose arguments torch passes by keyword."""
-WORD = re.compile(r"[A-Za-z_]\w*")
 Variable = tuple[Scope, str]
 
 
@@ -30,8 +27,8 @@ def shorten_variables(tree: ast.Module) -> None:
     whole = scopes_of(tree)
     if SEES_NAMES & whole.variables.keys():
         return
-    kept, values = _passed_by_name(tree), _used_as_values(tree)
-    fixed = {variable for scope in whole.walk() for variable in _fixed(scope, kept, values)}
+    kept, named = _passed_by_name(tree), called_by_name(tree)
+    fixed = {variable for scope in whole.walk() for variable in _fixed(scope, kept, named)}
     uses = _uses(whole)
     names = {variable: variable[1] for variable in fixed}
     for scope in whole.walk():
@@ -61,27 +58,19 @@ def _uses(whole: Scope) -> dict[Scope, set[Variable]]:
 
 
 def _passed_by_name(tree: ast.Module) -> set[str]:
-    """Return the names of arguments that a call may pass by name: its keywords, and words in texts."""
+    """Return the names of arguments that a call may pass by name: its keywords, and texts."""
     found = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             found |= {passed.arg for passed in node.keywords if passed.arg}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.update(WORD.findall(node.value))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            found.add(node.value)
     return found
 
 
-def _used_as_values(tree: ast.Module) -> set[str]:
-    """Return the names of functions and methods that are not only called, so that others may call them."""
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    nodes = [node for node in ast.walk(tree) if id(node) not in called]
-    found = {node.id for node in nodes if isinstance(node, ast.Name)}
-    return found | {node.attr for node in nodes if isinstance(node, ast.Attribute)} | CALLED_BY_TORCH
-
-
-def _fixed(scope: Scope, passed: Set[str], values: Set[str]) -> Iterator[Variable]:
+def _fixed(scope: Scope, passed: Set[str], named: Set[str]) -> Iterator[Variable]:
     """Yield the variables of a scope that keep their names."""
-    kept = _kept_arguments(scope.node, passed, values)
+    kept = _kept_arguments(scope.node, passed, named)
     for name, mentions in scope.variables.items():
         if (
             isinstance(scope.node, ast.ClassDef)
@@ -93,16 +82,27 @@ def _fixed(scope: Scope, passed: Set[str], values: Set[str]) -> Iterator[Variabl
             yield scope, name
 
 
-def _kept_arguments(node: ast.AST, passed: Set[str], values: Set[str]) -> set[str]:
+def _kept_arguments(node: ast.AST, passed: Set[str], named: Set[str]) -> set[str]:
     """Return the arguments of a function that keep their names."""
     if not isinstance(node, FunctionNode | ast.Lambda):
         return set()
     arguments = {argument.arg for argument in arguments_of(node.args)}
-    if isinstance(node, FunctionNode):
-        decorators = {last_name(decorator) for decorator in node.decorator_list}
-        if not decorators <= SILENT_DECORATORS or (node.name in values and not decorators):
-            return arguments
+    if keeps_arguments(node, named):
+        return arguments
     return arguments & passed | {argument.arg for argument in node.args.kwonlyargs}
+
+
+def called_by_name(tree: ast.AST) -> set[str]:
+    """Return the names of functions that torch calls with keyword arguments."""
+    passed = (node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "setup_context")
+    return {last_name(value) for value in passed}
+
+
+def keeps_arguments(node: FunctionNode | ast.Lambda, named: Set[str]) -> bool:
+    """Return whether the names of a function's arguments mean something to other packages. named: see `called_by_name`."""
+    if isinstance(node, ast.Lambda):
+        return False
+    return node.name in named or not {last_name(decorator) for decorator in node.decorator_list} <= SILENT_DECORATORS
 
 
 def _keeps_name(mention: Mention, scope: Scope) -> bool:

@@ -11,91 +11,17 @@ from __future__ import annotations
 import ast
 
 from bitgolf.export.class_bases import foreign_bases
-
-SILENT_DECORATORS = frozenset(
-    [
-        "property",
-        "cached_property",
-        "staticmethod",
-        "classmethod",
-        "cache",
-        "lru_cache",
-        "contextmanager",
-        "register",
-        "setter",
-        "no_grad",
-        "inference_mode",
-        "wraps",
-        "total_ordering",
-        "abstractmethod",
-        "override",
-        "short_form_of",
-    ]
+from bitgolf.export.known_names import (
+    CHECKS,
+    ERRORS,
+    GENERIC_CONSTRUCTORS,
+    KEPT_WHOLE,
+    PURE_CALLS,
+    SHOWN_ONLY,
+    SILENT_DECORATORS,
+    UNUSED_BASES,
+    UNUSED_DECORATORS,
 )
-"""Decorators, by the last part of their names, that read no annotations."""
-UNUSED_DECORATORS = frozenset(["override", "short_form_of", "abstractmethod"])
-GENERIC_CONSTRUCTORS = frozenset(
-    ["dict", "list", "set", "tuple", "frozenset", "defaultdict", "deque", "Counter", "OrderedDict"]
-)
-"""Classes whose type arguments change nothing when they are called."""
-
-ERRORS = frozenset(
-    [
-        "BitgolfError",
-        "UsageError",
-        "RecipeError",
-        "CorruptFileError",
-        "Unsupported",
-        "FormatVersionError",
-        "OutOfRangeError",
-        "TypeError",
-        "ValueError",
-        "RuntimeError",
-        "NotImplementedError",
-        "AssertionError",
-        "AttributeError",
-    ]
-)
-"""Exceptions that can be made with an empty message."""
-CHECKS = frozenset(
-    [
-        "BitgolfError",
-        "UsageError",
-        "RecipeError",
-        "CorruptFileError",
-        "FormatVersionError",
-        "OutOfRangeError",
-        "Diverged",
-    ]
-)
-"""Errors of the package that tell a user what is wrong. No part of a script depends on them."""
-SHOWN_ONLY = frozenset(["detail", "progress", "end_progress"])
-"""Methods of a log that show something and record nothing that a script keeps."""
-PURE_CALLS = frozenset(
-    [
-        *("len", "str", "repr", "sorted", "map", "join", "list", "max", "min", "round", "format", "removeprefix"),
-        *(
-            "removesuffix",
-            "isinstance",
-            "issubclass",
-            "type",
-            "any",
-            "all",
-            "sum",
-            "set",
-            "dict",
-            "tuple",
-            "abs",
-            "int",
-        ),
-        *("float", "bool", "range", "zip", "enumerate", "hasattr", "getattr", "callable", "startswith", "endswith"),
-        *("keys", "values", "items", "get", "isdisjoint", "issubset", "is_floating_point", "numel", "dim", "isfinite"),
-        *("isnan", "item", "exists", "is_file", "is_dir", "is_available", "bit_length", "isdecimal", "lower", "upper"),
-    ]
-)
-"""Functions and methods, by the last part of their names, that have no effect."""
-KEPT_WHOLE = frozenset(["bitgolf.pipeline.script_program"])
-"""Modules that keep their checks and messages: the program itself, which speaks to the user of a script."""
 
 
 def simplify_module(tree: ast.Module, module: str) -> ast.Module:
@@ -125,6 +51,8 @@ class _Simplifier(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.exc, ast.Call) and last_name(node.exc) in ERRORS:
             node.cause = None
+            if self.module not in KEPT_WHOLE:
+                node.exc = node.exc.func
         return node
 
     def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:
@@ -168,7 +96,7 @@ class _Simplifier(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
         decorators = [last_name(decorator) for decorator in node.decorator_list]
-        if "overload" in decorators:
+        if "overload" in decorators or (self.path and not self.depth and _is_abstract(node, decorators)):
             return None
         node.decorator_list = [
             d for d, name in zip(node.decorator_list, decorators, strict=True) if name not in UNUSED_DECORATORS
@@ -193,8 +121,10 @@ class _Simplifier(ast.NodeTransformer):
         if self.depth:  # a class of a function, which cannot be looked at: its annotations are kept
             node.body = [statement for statement in node.body if not _is_text(statement)]
             return node
+        node.bases = [base for base in node.bases if last_name(_generic(base)) not in UNUSED_BASES]
         self.path.append(node.name)
-        node.body = self._body(node.body)
+        is_protocol = any(last_name(_generic(base)) == "Protocol" for base in node.bases)
+        node.body = self._body([s for s in node.body if not is_protocol or not _is_text(s)])
         self.path.pop()
         return node
 
@@ -229,6 +159,21 @@ class _Simplifier(ast.NodeTransformer):
             found = self.visit(statement)
             kept += found if isinstance(found, list) else [found] if found is not None else []
         return kept or ([] if empty_allowed else [ast.Pass()])
+
+
+def _generic(base: ast.expr) -> ast.expr:
+    return base.value if isinstance(base, ast.Subscript) else base
+
+
+def _is_abstract(node: ast.FunctionDef, decorators: list[str]) -> bool:
+    """Return whether classes that are derived must define a method: an object of the class itself has none."""
+    if "abstractmethod" in decorators:
+        return True
+    match [statement for statement in node.body if not _is_text(statement)]:
+        case [ast.Raise(exc=exc)] if exc:
+            return last_name(exc) == "NotImplementedError" and not decorators
+        case _:
+            return False
 
 
 def _is_shown_only(call: ast.Call) -> bool:
