@@ -149,9 +149,9 @@ class Spec(Generic[T]):
         return value
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form, which `config.parse.from_json` reads. The class's `omitted_at_default` is for later arguments."""
-        late, known = getattr(self.cls, "omitted_at_default", ()), schema(self.cls)
-        stated = {k: v for k, v in self.kwargs.items() if k not in late or not _is_default(v, known[k][1])}
+        """Return the JSON form, which `config.parse.from_json` reads. Arguments of `omitted_at_default` may be left out."""
+        omitted, known = getattr(self.cls, "omitted_at_default", ()), schema(self.cls)
+        stated = {k: v for k, v in self.kwargs.items() if k not in omitted or not _is_default(v, known[k][1])}
         return {"part": self.name, **{k: _to_plain(v) for k, v in stated.items()}}
 
 

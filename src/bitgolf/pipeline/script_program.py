@@ -47,6 +47,8 @@ N = TypeVar("N", int, float)
 class ScriptLog:
     """Prints messages and events, and appends them to a file, on rank 0; the other ranks are silent."""
 
+    stop = None  # nobody observes a script
+
     def __init__(self, file: Path | None) -> None:
         self.file = file
 

@@ -34,6 +34,7 @@ class Train:
     """
 
     omitted_at_default = ("validation",)
+    """Arguments that the JSON form leaves out at their default: recipes without them keep the hash that they had before."""
 
     def __init__(
         self,
