@@ -223,9 +223,12 @@ def rounded_weights(phase: RoundedPhase, trainer: Trainer, data: Path) -> Rounde
 
 def _evaluation(job: TrainingJob, rank: Rank, trainer: Trainer) -> Evaluate | None:
     """What scores held-out text during training; None if the recipe has no validation. It is made before the clock starts."""
-    settings = trainer.settings.validation
-    if not isinstance(settings, Validation):
-        return None
+    if isinstance(trainer.settings.validation, Validation):
+        return _held_out_evaluation(job, rank, trainer, trainer.settings.validation)
+    return None
+
+
+def _held_out_evaluation(job: TrainingJob, rank: Rank, trainer: Trainer, settings: Validation) -> HeldOutEvaluation:
     evaluation = HeldOutEvaluation(job.recipe, settings, job.data, rank.device, rank.distributed, rank.log)
     if rank.device.torch_device.type == "cuda":
         with torch.random.fork_rng([rank.device.torch_device]):

@@ -45,7 +45,7 @@ def train(
     saved = restore(trainer, folder, report, start) if resume else start
     state = trainer.state_dict()  # on every rank, as optimizer state may be sharded
     with _deferred_signals() as caught, CheckpointWriter(folder, {} if trainer.distributed.rank else state) as writer:
-        training = _TrainingLoop(trainer, writer, report, saved, caught, stop or StopRequest())
+        training = _TrainingLoop(trainer, writer, report, saved, caught, stop)
         if evaluate and isinstance(trainer.settings.validation, Validation):
             training.validator = Validator(trainer.settings.validation, evaluate, trainer, report, training.start)
         try:
@@ -66,7 +66,7 @@ class _TrainingLoop:
         report: LogEvent,
         saved: TrainResult,
         caught: list[str],
-        stop: StopRequest,
+        stop: StopRequest | None,
     ) -> None:
         self.trainer, self.report, self.saved, self.caught, self.stop = trainer, report, saved, caught, stop
         self.step, self.tokens = saved.steps, saved.tokens
@@ -92,7 +92,7 @@ class _TrainingLoop:
             elif stopped:
                 raise self.interruption()
             elif self.validator and self.validator.due(now):
-                self.validate(self.validator, now)
+                self.score_held_out(self.validator, now)
             elif ended:
                 return self.saved
             else:
@@ -105,14 +105,13 @@ class _TrainingLoop:
         """
         if before.steps_left < 3:
             self.losses.flush()  # synchronizes, so that no step starts after the limit
-        elapsed, stopped = broadcast_list(
-            [self.clock(), bool(self.caught or self.stop.reason)], self.trainer.distributed
-        )
+        ends = bool(self.caught or (self.stop and self.stop.reason))
+        elapsed, stopped = broadcast_list([self.clock(), ends], self.trainer.distributed)
         return TrainingProgress(self.step, self.trainer.settings.steps, elapsed, self.saved.time_limit), bool(stopped)
 
     def interruption(self) -> Interrupted | Stopped:
         """The error that says what stopped training."""
-        if self.stop.reason and not self.caught:
+        if self.stop and self.stop.reason and not self.caught:
             return Stopped(f"after step {self.step}", self.stop.reason, hint="--resume continues")
         name = self.caught[0] if self.caught else "a signal"
         return Interrupted(f"stopped by {name} after step {self.step}", hint="continue with --resume")
@@ -131,7 +130,7 @@ class _TrainingLoop:
         self.saved = TrainResult(self.step, self.tokens, seconds, self.losses.last, self.saved.time_limit)
         self.saves.save(self.saved, state, wait=wait)
 
-    def validate(self, validator: Validator, progress: TrainingProgress) -> None:
+    def score_held_out(self, validator: Validator, progress: TrainingProgress) -> None:
         """Score the weights on held-out text. The clock stops meanwhile, unless the recipe puts it on the clock."""
         self.losses.flush()
         started = time.perf_counter()
