@@ -21,11 +21,12 @@ from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.adapt.gradient import SGDAdaptation
-from bitgolf.score.adapt.ngram_tilt import NO_CONTEXT, ContextCounts, NGramTilt, contexts
+from bitgolf.score.adapt.ngram_tilt import NO_CONTEXT, ContextCounts, NGramTilt, NGramTiltPlayer, contexts
 from bitgolf.score.adapt.phased_lora import PhasedLoRA
 from bitgolf.score.adapt.stream_sgd import StreamSGD
 from bitgolf.score.cached import CachedScoring
 from bitgolf.score.methods import ScoringMethod, SlidingScoring
+from bitgolf.score.player import ScoringBatch
 from bitgolf.score.referee import score
 from bitgolf.score.text import TokenizedText, append_final_bos
 from helpers.toy import VOCAB, built, toy_model
@@ -170,6 +171,22 @@ def test_the_method_below_adapts_on_its_own_logits() -> None:
         seen.append(player.player.adapters.values.clone())  # type: ignore[attr-defined]
         player.close()
     assert torch.equal(seen[0], seen[1]) and seen[0].any()
+
+
+def test_a_share_at_the_threshold_is_enough() -> None:
+    """After tokens 5 and 6, token 7 has followed four times of five, then four of six; as published, p >= 0.8."""
+    tilt = NGramTilt(method=BELOW["sliding"], length=2, threshold=0.8, boost=1.5)
+    player = tilt.make_player(built(toy_model()).double(), VOCAB, select_device(), SINGLE_PROCESS)
+    assert isinstance(player, NGramTiltPlayer)
+    block = ScoringBatch.collate([(torch.tensor([1, 5, 6]), 1)], torch.tensor([True]))
+    plain, (context,) = player.player.predict(block), contexts(np.array([1, 5, 6], np.int32), np.array([2]), 2)
+    for token in (7, 7, 8, 7, 7):
+        player.sections.add(context, token)
+    change = player.predict(block) - plain
+    assert change[0, 7] == pytest.approx(1.5) and change.count_nonzero() == 1
+    player.sections.add(context, 8)
+    assert torch.equal(player.predict(block), plain)
+    player.close()
 
 
 def test_its_json_form_and_settings() -> None:
