@@ -133,7 +133,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def substituted(line: str) -> list[str]:
     words = [SMALLER.get(word, word) for word in shlex.split(line, comments=True)]
-    if words[1] == "run":
+    if words[1] == "run" or (words[1] == "sweep" and "--text" in words and "--quick" not in words):
         words += [word for setting in TOY for word in ("--set", setting)]
     return words[1:]
 

@@ -26,6 +26,7 @@ LAYERS = [
     {"export"},
     {"pipeline"},
     {"evidence", "store", "watch"},
+    {"sweeps"},
     {"commands"},
     {"api", "cli", "parts"},
     {"__init__", "__main__"},

@@ -1,6 +1,6 @@
 """The program `bitgolf` and its commands, in the order of `--help`. Only the commands that need torch import it.
 
-`runs`: commands on recipes and runs. `doctor`: checks of a run or the machine. `artifacts`: commands on a packed model.
+`runs`: commands on recipes and runs. `sweep`: many runs. `doctor`: checks of a run or the machine. `artifacts`: commands on a packed model.
 `data`: commands on shards. `submissions`: commands on record folders. `store`: commands on many runs. `watch`: following a run. `options`: options that several commands share; `run_options`: those of `run`.
 `on_hosts`: several processes that torchrun or srun has started. `completion`: what TAB offers. `failures`: messages of exceptions. `usage_errors`: those of the parser.
 """
@@ -23,6 +23,7 @@ from bitgolf.cli.doctor import doctor
 from bitgolf.cli.failures import finish_output, report_failure
 from bitgolf.cli.global_options import GlobalOptions, split_global_options
 from bitgolf.cli.on_hosts import run_on_hosts
+from bitgolf.cli.sweep import sweep
 from bitgolf.cli.watch import watch
 from bitgolf.report.display import open_display, shown_on
 from bitgolf.runtime.openmp import limit_spinning
@@ -54,7 +55,7 @@ for command in (
     artifacts.ledger,
     doctor,
     runs.pack,
-    runs.sweep,
+    sweep,
     submissions.export,
     submissions.check,
     submissions.record,

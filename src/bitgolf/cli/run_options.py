@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bitgolf.cli.completion import STAGES, one_of
+from bitgolf.cli.completion import STAGES, complete_run, one_of
 from bitgolf.cli.options import LARGEST_COUNT, LARGEST_SEED, MOST_PROCESSES, at_most
 from bitgolf.errors import UsageError
 
@@ -116,6 +116,16 @@ SpeedOption = Annotated[
         metavar="FLOPS",
         help="With the recipe auto: training speed to assume, in floating-point operations per second, such as 7e10. "
         "Default: measured in about 5 s.",
+    ),
+]
+ReuseOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--reuse",
+        metavar="FOLDER",
+        autocompletion=complete_run,
+        help="A run, or a folder with runs: stages with the same inputs and settings are taken over from it instead of "
+        "being executed. May be repeated.",
     ),
 ]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]

@@ -1,9 +1,9 @@
-"""The commands on recipes and runs: `recipes`, `show`, `diff`, `run`, `pack`, `sweep`."""
+"""The commands on recipes and runs: `recipes`, `show`, `diff`, `run`, `pack`."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -26,7 +26,6 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     at_most,
-    check_assignments,
     edits_in_order,
     print_result,
     recipe_or_newest_run,
@@ -37,6 +36,7 @@ from bitgolf.cli.run_options import (
     FromOption,
     OutOption,
     ResumeFlag,
+    ReuseOption,
     ScoreTokensOption,
     SecondsOption,
     SeedOption,
@@ -45,6 +45,7 @@ from bitgolf.cli.run_options import (
     auto_options,
     parse_score_tokens,
 )
+from bitgolf.cli.sweep import SeedsOption, run_seeds
 from bitgolf.config.plugins import recipe_plugins
 from bitgolf.errors import UsageError
 from bitgolf.recipes import (
@@ -60,7 +61,12 @@ from bitgolf.report.wrapping import line_width
 from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bitgolf.config.spec import Spec
+    from bitgolf.pipeline.auto_choice import AutoRequest
+    from bitgolf.pipeline.execute import ExecutionOptions
+    from bitgolf.pipeline.given_inputs import GivenInputs
     from bitgolf.pipeline.result import RunResult
     from bitgolf.recipes.recipe import Recipe
 
@@ -185,10 +191,12 @@ def run(
     tokenizer: ShardTokenizerOption = None,
     out: OutOption = None,
     seed: SeedOption = None,
+    seeds: SeedsOption = "",
     devices: DevicesOption = 1,
     device: DeviceOption = "auto",
     first: FromOption = None,
     resume: ResumeFlag = False,
+    reuse: ReuseOption = [],  # noqa: B006
     strict_cap: StrictCapFlag = False,
     quick: QuickFlag = False,
     score_tokens: ScoreTokensOption = "",
@@ -198,20 +206,47 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
-    from bitgolf.commands.auto import plan_auto_run
-    from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
+    from bitgolf.commands.reuse import source_runs
+    from bitgolf.pipeline.execute import ExecutionOptions
     from bitgolf.pipeline.given_inputs import GivenInputs
 
     reading, tokens = ReadOptions(key, skip_null, strict), parse_score_tokens(score_tokens)
     given = GivenInputs(text, shards, tokenizer, reading, seed, tokens)
-    devices, folder = group_size(devices, "--devices"), named_folder(recipe)
-    options, edits = ExecutionOptions(devices, device, first, resume, strict_cap), edits_in_order(context, sets, adds)
-    if request := auto_options(recipe, cap, seconds, speed):
-        wanted, given, out = plan_auto_run(request, given, options, edits=edits, quick=quick, out=out)
-        wanted = edited_recipe(wanted, edits, quick=quick)
+    options = ExecutionOptions(group_size(devices, "--devices"), device, first, resume, strict_cap, source_runs(reuse))
+    edits, request = edits_in_order(context, sets, adds), auto_options(recipe, cap, seconds, speed)
+    _execute(RunRequest(recipe, edits, request, given, options, quick, out, seeds), as_json)
+
+
+class RunRequest(NamedTuple):
+    """What `run` is asked for. auto: of the recipe `auto`, None for another one. seeds: "" for a single run."""
+
+    recipe: str
+    edits: list[str]
+    auto: AutoRequest | None
+    given: GivenInputs
+    options: ExecutionOptions
+    quick: bool
+    out: Path | None
+    seeds: str
+
+
+def _execute(asked: RunRequest, as_json: bool) -> None:
+    """Run a recipe, or several seeds of it, and print the result."""
+    from bitgolf.commands.auto import plan_auto_run
+    from bitgolf.pipeline.execute import run_recipe
+
+    given, options, out = asked.given, asked.options, asked.out
+    if asked.auto:
+        wanted, given, out = plan_auto_run(
+            asked.auto, given, options, edits=asked.edits, quick=asked.quick, out=asked.out
+        )
+        wanted = edited_recipe(wanted, asked.edits, quick=asked.quick)
     else:
-        wanted = _resolve(recipe, edits, quick=quick)
-    _print_run(as_json, run_recipe(wanted, given, options, argument=folder, out=out))
+        wanted = _resolve(asked.recipe, asked.edits, quick=asked.quick)
+    folder = named_folder(asked.recipe)
+    if asked.seeds:
+        return run_seeds(wanted, asked.seeds, given, options, folder=folder, out=asked.out, as_json=as_json)
+    return _print_run(as_json, run_recipe(wanted, given, options, argument=folder, out=out))
 
 
 def _print_run(as_json: bool, result: RunResult) -> None:
@@ -248,34 +283,3 @@ def pack(
 
     document = pack_to_cap(run, cap, self_contained=self_contained)
     print_result(as_json, document, pack_table(document))
-
-
-@accepts_code
-def sweep(
-    run: RunArgument,
-    sets: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="PATH=VALUE,VALUE",
-            callback=check_assignments,
-            help="Values to try at a path below `quantize` or `pack`, which may be short, as in `run`. May be repeated.",
-        ),
-    ],
-    measure: Annotated[
-        bool, typer.Option("--score", help="Measure bits per byte in addition to the prediction.")
-    ] = False,
-    tokens: Annotated[
-        int,
-        typer.Option(
-            "--tokens", metavar="N", min=64, callback=at_most(LARGEST_COUNT), help="Number of held-out tokens to score."
-        ),
-    ] = 65536,
-    as_json: JsonFlag = False,
-) -> None:
-    """Quantize and pack a trained run with all combinations of settings: a table of bytes and bits per byte."""
-    from bitgolf.commands.sweep import sweep as sweep_run
-    from bitgolf.commands.tables import sweep_table
-
-    document = sweep_run(run, sets, tokens=tokens if measure else None)
-    print_result(as_json, document, sweep_table(document))

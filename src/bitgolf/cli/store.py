@@ -49,6 +49,10 @@ RemoveOption = Annotated[
         "--remove", metavar="RUN", autocompletion=complete_run, help="Say what removing a run frees. Repeatable."
     ),
 ]
+GroupFlag = Annotated[
+    bool,
+    typer.Option("--group", help="One row for each recipe: mean and spread of its seeds, such as those of a sweep."),
+]
 YesFlag = Annotated[bool, typer.Option("--yes", help="Remove the runs of --remove.")]
 
 
@@ -59,6 +63,7 @@ def runs(
     sort: SortOption = "name",
     descending: DescendingFlag = False,
     recipe: RecipeFilter = "",
+    group: GroupFlag = False,
     remove: RemoveOption = [],  # noqa: B006
     yes: YesFlag = False,
     as_json: JsonFlag = False,
@@ -71,12 +76,16 @@ def runs(
         raise UsageError("--yes does nothing without --remove", hint="name the runs to remove: --remove RUN --yes")
     start_work()
     from bitgolf.commands.list_runs import COLUMNS, list_runs, removal_lines, remove_runs, runs_table
+    from bitgolf.commands.run_groups import group_runs, groups_table
 
     if remove:
         removed = remove_runs(remove, confirmed=yes)
         return print_result(as_json, removed, removal_lines(removed))
     shown = [name.strip() for name in columns.split(",")] if columns else COLUMNS
     listing = list_runs(root, sort, recipe, columns=shown, where=where, descending=descending)
+    if group:
+        grouped = group_runs(listing.root, listing.runs)
+        return print_result(as_json, grouped, groups_table(grouped))
     return print_result(as_json, listing, runs_table(listing))
 
 
@@ -85,7 +94,8 @@ GroupsArgument = Annotated[
     typer.Argument(
         metavar="GROUP…",
         autocompletion=complete_run,
-        help="Groups of runs: a folder, a quoted pattern ('runs/quickstart-*'), or several separated by commas.",
+        help="Groups of runs: a folder, a quoted pattern ('runs/quickstart-*'), or several separated by commas. The folder "
+        "of a sweep stands for its variants.",
     ),
 ]
 

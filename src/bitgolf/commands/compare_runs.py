@@ -16,6 +16,7 @@ from bitgolf.report.quiet_matplotlib import quiet_matplotlib
 from bitgolf.store.comparison import Comparison, compare_groups, group_letter, measure_text
 from bitgolf.store.entry import is_run
 from bitgolf.store.index import run_folders
+from bitgolf.sweeps.folder import variant_groups
 
 PAGE_START = b"<!doctype html>"
 
@@ -23,12 +24,15 @@ PAGE_START = b"<!doctype html>"
 def compare_runs(arguments: Sequence[str], page: Path | None = None) -> Comparison:
     """Compare groups of runs: each argument is a folder, a pattern, or several of them separated by commas.
 
-    A folder without a run stands for all runs below it, and a pattern for those that it matches.
+    The folder of a sweep stands for a group for each of its variants, another folder without a run for all runs below it,
+    and a pattern for those that it matches.
 
     page: where the comparison is written as a web page, None for nowhere. Raises `UsageError` if a folder has no run,
     and if `page` is a file that is no page.
     """
-    groups = {argument: _folders(argument) for argument in arguments}
+    groups = dict[str, list[Path]]()
+    for argument in arguments:
+        groups |= variant_groups(Path(argument)) or {argument: _folders(argument)}
     if page:
         _check_replaceable(page)
     comparison = compare_groups(groups)

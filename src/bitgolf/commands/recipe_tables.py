@@ -28,6 +28,12 @@ def experiments_table(descriptions: Mapping[str, str], published: Published) -> 
     return _results_table(title, descriptions, published)
 
 
+def sweeps_table(descriptions: Mapping[str, str]) -> str:
+    """The result of `sweep --list`: a row for each sweep. descriptions: sweep -> the first line of its docstring."""
+    rows = list(descriptions.items())
+    return table("Sweeps of this package", ("sweep", "what it is"), rows, text_columns=2)
+
+
 def _results_table(title: str, descriptions: Mapping[str, str], published: Published) -> str:
     rows = []
     for name, line in descriptions.items():

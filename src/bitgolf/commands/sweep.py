@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -36,6 +35,7 @@ from bitgolf.runtime.device import select_device
 from bitgolf.runtime.folder_lock import folder_lock
 from bitgolf.score.held_out_bpb import HeldOutBpb
 from bitgolf.score.text import load_validation
+from bitgolf.sweeps.assignments import split_assignment
 
 SWEEPABLE = ("quantize", "pack")
 SWEEP_FILE = "sweep.jsonl"
@@ -78,24 +78,9 @@ def parse_values(assignment: str) -> tuple[str, list[str]]:
     (`config.paths`). Raises `UsageError` if the assignment is malformed or its path is in another stage of the recipe
     than `quantize` and `pack`.
     """
-    path, equals, text = assignment.partition("=")
-    if not equals:
-        hint = "for example quantize.1.use.bits=3,4"
-        raise UsageError(f"{assignment!r} is not PATH=VALUE,VALUE", where="--set", hint=hint)
+    path, values = split_assignment(assignment)
     if path.split(".")[0] in schema(Recipe):
         _require_sweepable(path)
-    values, depth = [""], 0
-    for piece in re.findall(r"'[^']*'|\"[^\"]*\"|.", text):
-        depth += (piece in "([{") - (piece in ")]}")
-        if depth < 0:
-            break
-        if piece == "," and not depth:
-            values.append("")
-        else:
-            values[-1] += piece
-    values = [value.strip() for value in values]
-    if depth or not all(values):
-        raise UsageError(f"expected values separated by commas, got {text!r}", where=path)
     return path, values
 
 
@@ -105,7 +90,8 @@ def _require_sweepable(path: str) -> str:
         raise UsageError(
             f"{path} takes effect before quantization, so a sweep cannot change it",
             where="--set",
-            hint=f"use paths below {' and '.join(SWEEPABLE)}; other settings need a run for each value",
+            hint=f"use paths below {' and '.join(SWEEPABLE)}; for other settings, which need a run for each value, "
+            "name a recipe: bitgolf sweep RECIPE",
         )
     return path
 

@@ -42,6 +42,7 @@ PART_PACKAGES = (
     "score",
     "recipes",
     "artifact",
+    "sweeps",
 )
 """The packages of `bitgolf` that are searched for registered classes."""
 

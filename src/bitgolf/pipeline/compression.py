@@ -170,6 +170,7 @@ def _pack_within_cap(run: Run, codes: Mapping[str, EncodedTensor]) -> bytes:
     whole = f"{sizes.self_contained:,} bytes with the tokenizer"
     run.log.info(f"packed: {total:,} / {cap:,} bytes ({subject}), {whole}")
     if total > cap:
+        run.log.event("over_cap", bytes=total, cap=cap)
         cause = (
             f"the artifact {'and the script are' if counted else 'is'} {total - cap:,} bytes over the cap of {cap:,}"
         )

@@ -27,6 +27,7 @@ from bitgolf.pipeline.outputs import FILES_KEY, output_digests, remove_changed_o
 from bitgolf.pipeline.preview import preview_training
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
+from bitgolf.pipeline.stage_reuse import take_over_stages
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
 from bitgolf.pipeline.state import (
     Run,
@@ -51,18 +52,21 @@ from bitgolf.runtime.folder_lock import folder_lock
 from bitgolf.runtime.hosts.group import current_group, last_device
 
 
-def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False) -> RunResult:
+def execute(
+    run: Run, *, from_stage: str | None = None, strict_cap: bool = False, reuse: Sequence[Path] = ()
+) -> RunResult:
     """Run the stages whose inputs changed, and all from `from_stage` on; returns the result of the run.
 
     An observer can stop the run between two steps of training, and before a stage that runs.
 
     Nothing in the folder changes before the first stage that runs has passed its check. strict_cap: do not train if the
-    forecast of the artifact is over the cap. Raises `UsageError` if a stage before `from_stage` has changed inputs,
+    forecast of the artifact is over the cap. reuse: folders of other runs, from which stages with equal keys are taken
+    over, unless `from_stage` is given. Raises `UsageError` if a stage before `from_stage` has changed inputs,
     `RecipeError` if the recipe cannot be run, and `Stopped` if an observer of the log asked for that; `stopped.json` has
     its reason, if a stage had started.
     """
     try:
-        return _execute(run, from_stage, strict_cap=strict_cap)
+        return _execute(run, from_stage, strict_cap=strict_cap, reuse=reuse)
     except Stopped as stopped:
         run.log.event("stopped", when=stopped.when, reason=stopped.reason)
         if run.log.is_writing:
@@ -74,7 +78,7 @@ def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False
         raise
 
 
-def _execute(run: Run, from_stage: str | None, *, strict_cap: bool) -> RunResult:
+def _execute(run: Run, from_stage: str | None, *, strict_cap: bool, reuse: Sequence[Path]) -> RunResult:
     recipe = run.recipe()
     check_calibration(recipe.quantize, recipe.calibrate, run.devices)
     training_time_limit(run.recipe, calibration_reserve(run.recipe) or 0.0)
@@ -85,6 +89,8 @@ def _execute(run: Run, from_stage: str | None, *, strict_cap: bool) -> RunResult
     run.log.event("run", recipe=recipe.name, hash=recipe_hash(run.recipe), seed=run.seed, version=__version__)
     if stopped := read_stop(run.folder):
         run.log.info(f"this run was {stopped}")
+    if from_stage is None:
+        take_over_stages(run, reuse)
     _preview(run, forced, strict_cap=strict_cap)
     for i, stage in enumerate(STAGES):
         changed = ""
@@ -162,7 +168,7 @@ class ExecutionOptions(NamedTuple):
     """How a run is executed.
 
     processes: that train, calibrate and score. device: their kind, as in `select_device`. from_stage: repeat this stage
-    and all later ones. resume: continue an unfinished training. strict_cap: as in `execute`.
+    and all later ones. resume: continue an unfinished training. strict_cap, reuse: as in `execute`.
     """
 
     processes: int = 1
@@ -170,6 +176,7 @@ class ExecutionOptions(NamedTuple):
     from_stage: str | None = None
     resume: bool = False
     strict_cap: bool = False
+    reuse: tuple[Path, ...] = ()
 
 
 DEFAULT_EXECUTION = ExecutionOptions()
@@ -206,7 +213,7 @@ def run_recipe(
             check_same_inputs(folder, inputs, replaced=options.from_stage)
             run = run_of_inputs(recipe, folder, log, inputs)
             run = replace(run, devices=options.processes, device_type=options.device, resume=options.resume)
-            return execute(run, from_stage=options.from_stage, strict_cap=options.strict_cap)
+            return execute(run, from_stage=options.from_stage, strict_cap=options.strict_cap, reuse=options.reuse)
     finally:
         log.close()
 

@@ -27,6 +27,7 @@ def preview_training(run: Run, *, prepared: bool, strict_cap: bool) -> None:
     found = forecast_recipe(recipe, vocab, code)
     expected = found.forecast
     run.log.info(f"forecast: {expected.total:,} / {expected.cap:,} bytes ({_parts(expected)}{FORECAST_ERROR})")
+    run.log.event("forecast", bytes=expected.total, cap=expected.cap)
     if code.bytes is None and recipe.pack().counted == "model+code":
         run.log.event("warning", message=f"the cap is compared with the model alone, without code: {code.note}")
     known = [*cautions(run.recipe), *qat_mismatches(found.model, recipe.quantize)]

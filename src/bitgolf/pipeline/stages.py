@@ -33,7 +33,8 @@ class Stage:
     `stages.json` stores. outputs: returns the files that the stage wrote and later stages read, or the user.
     check: raises if the stage must not start; it runs before anything in the folder is changed, and computes as much of
     the outcome as it needs to decide (`PendingResults`), which `work` then writes. optional: the user may delete the
-    outputs when the stage is completed.
+    outputs when the stage is completed. undigested: patterns of its further files, relative to the folder, which their
+    readers check or which are for information alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     outputs: Callable[[Run], list[Path]] = lambda run: []
     check: Callable[[Run], None] = lambda run: None
     optional: bool = False
+    undigested: tuple[str, ...] = ()
 
     def key(self, run: Run) -> str:
         """Digest of the stage's name, the version of Bitgolf, the stage's inputs, and code of others that they need."""
@@ -71,8 +73,16 @@ def _calibration(run: Run) -> list[Path]:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("prepare", prepare_inputs, prepare, _data_files, build_data),
-    Stage("train", training_inputs, train, _last_checkpoint, check_training, optional=True),
+    Stage("prepare", prepare_inputs, prepare, _data_files, build_data, undigested=("data/*",)),
+    Stage(
+        "train",
+        training_inputs,
+        train,
+        _last_checkpoint,
+        check_training,
+        optional=True,
+        undigested=("checkpoint/*", "train.json"),
+    ),
     Stage("average", averaging_inputs, average, lambda run: [run.files.trained, run.files.averaged], load_checkpoint),
     Stage("calibrate", calibration_inputs, calibrate, _calibration),
     Stage(

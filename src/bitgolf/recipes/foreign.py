@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -34,36 +35,41 @@ def code_recipe(path: Path, name: str) -> Spec[Recipe]:
 
     It is a function without arguments that returns a recipe, or a recipe. Raises `UsageError` if there is none.
     """
+    return code_value(path, name, ("Recipe",))
+
+
+def code_value(path: Path, name: str, kinds: Sequence[str]) -> Spec[Any]:
+    """The value of this name in a code file, like `code_recipe`. kinds: classes that it may be of."""
     require_file(path)
     load_code([path])
-    return _recipe_of(code_module(read_code(path)), name, str(path))
+    return _value_of(code_module(read_code(path)), name, str(path), kinds)
 
 
 def plugin_recipe(plugin: Plugin) -> Spec[Recipe]:
     """The recipe of a plugin. Raises `BitgolfError` if the plugin cannot be imported, or has no such recipe."""
-    return _recipe_of(import_plugin(plugin), plugin.attribute, f"{plugin.module} of {plugin}")
+    return _value_of(import_plugin(plugin), plugin.attribute, f"{plugin.module} of {plugin}", ("Recipe",))
 
 
-def _recipe_of(module: ModuleType, name: str, where: str) -> Spec[Recipe]:
-    value = getattr(module, name, None)
+def _value_of(module: ModuleType, name: str, where: str, kinds: Sequence[str]) -> Spec[Any]:
+    value, kind = getattr(module, name, None), kinds[0].lower()
     if value is None:
         known = [key for key, item in vars(module).items() if _may_be_recipe(module, item)]
-        hint = f"it has {', '.join(known)}" if known else "define a function that returns a recipe"
-        raise UsageError(f"there is no recipe named {name!r}", where=where, hint=hint)
+        hint = f"it has {', '.join(known)}" if known else f"define a function that returns a {kind}"
+        raise UsageError(f"there is no {kind} named {name!r}", where=where, hint=hint)
     try:
-        recipe: Any = value if isinstance(value, Spec) or not callable(value) else value()
+        found: Any = value if isinstance(value, Spec) or not callable(value) else value()
     except Exception as error:
         if isinstance(error, RecipeError):
             raise
-        raise UsageError(f"the recipe {name} fails with {type(error).__name__}: {error}", where=where) from error
-    if not isinstance(recipe, Spec) or recipe.name != "Recipe":
-        message = f"{name} is not a recipe, or a function that returns one, but {recipe!r:.80}"
-        raise UsageError(message, where=where, hint="return part(Recipe, …), or an edit of a recipe")
-    return recipe
+        raise UsageError(f"the {kind} {name} fails with {type(error).__name__}: {error}", where=where) from error
+    if not isinstance(found, Spec) or found.name not in kinds:
+        message = f"{name} is not a {kind}, or a function that returns one, but {found!r:.80}"
+        raise UsageError(message, where=where, hint=f"return part({kinds[0]}, …), or an edit of a {kind}")
+    return found
 
 
 def _may_be_recipe(module: ModuleType, value: Any) -> bool:
     own_function = (
         callable(value) and not isinstance(value, type) and getattr(value, "__module__", "") == module.__name__
     )
-    return own_function or (isinstance(value, Spec) and value.name == "Recipe")
+    return own_function or (isinstance(value, Spec) and value.name in ("Recipe", "Sweep"))

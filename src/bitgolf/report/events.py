@@ -199,3 +199,27 @@ def current_warnings(events: Iterable[dict[str, Any]]) -> list[str]:
         elif kind == "warning" and isinstance(message, str):
             found.setdefault(stage, []).append(message)
     return list(dict.fromkeys(message for messages in found.values() for message in messages))
+
+
+TRAINING_EVENTS = frozenset({"step", "phase", "validation"})
+"""Kinds of events that describe a training step by step."""
+
+
+def training_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of the last training, step by step; a resumption replaces those after its checkpoint."""
+    earlier: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    for event in events:
+        kind, step = event["event"], event.get("step")
+        if kind == "stage" and event.get("stage") == "train":
+            earlier, found = found, []
+        elif kind == "resume" and isinstance(step, int):
+            found = [old for old in earlier if _is_before(old, step)]
+        elif kind in TRAINING_EVENTS and isinstance(step, int):
+            found.append(event)
+    return found
+
+
+def _is_before(event: dict[str, Any], resumed: int) -> bool:
+    """Whether an event is of a step up to `resumed`. A phase that starts with the next step has the number `resumed`."""
+    return event["step"] < resumed if event["event"] == "phase" else event["step"] <= resumed

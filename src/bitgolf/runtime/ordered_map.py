@@ -8,13 +8,14 @@ import signal
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.queues import SimpleQueue
 from types import ModuleType, TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from bitgolf.config.code_files import CODE_FILES, CodeFile, load_code_files
 from bitgolf.errors import BitgolfError
@@ -70,18 +71,31 @@ class _Worker(SpawnProcess):
 
 
 class _WorkerContext(SpawnContext):
-    """Starts new processes by spawn: a fork could copy locks that threads of this process hold."""
+    """Starts new processes by spawn: a fork could copy locks that threads of this process hold. started: all of them."""
 
-    Process = _Worker
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = list[_Worker]()
+
+    def Process(self, *args: Any, **settings: Any) -> _Worker:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.started.append(_Worker(*args, **settings))
+        return self.started[-1]
 
 
 class LocalProcesses(OrderedMap):
-    """Applies the function in `workers` processes on this host, which end if this process does."""
+    """Applies the function in `workers` processes on this host, which end if this process does.
 
-    def __init__(self, workers: int) -> None:
+    gpus: names of GPUs, one for each worker, which sees no other (`CUDA_VISIBLE_DEVICES`); none for all of this process.
+    """
+
+    def __init__(self, workers: int, gpus: Sequence[str] = ()) -> None:
         self.workers, self.name = workers, f"{workers} processes"
-        code = list(CODE_FILES.values())
-        self._pool = ProcessPoolExecutor(workers, _WorkerContext(), initializer=_start_worker, initargs=(code,))
+        self._context = _WorkerContext()
+        own = self._context.SimpleQueue() if gpus else None
+        for gpu in gpus:
+            own.put(gpu)  # type: ignore[union-attr]
+        settings = (list(CODE_FILES.values()), own)
+        self._pool = ProcessPoolExecutor(workers, self._context, initializer=_start_worker, initargs=settings)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         limit = self.workers * (1 + PENDING_PER_WORKER)
@@ -97,6 +111,10 @@ class LocalProcesses(OrderedMap):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """After an error the workers get SIGTERM, on which a training saves its state."""
+        if kind is not None:
+            for worker in self._context.started:
+                worker.terminate()
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
 
@@ -114,8 +132,13 @@ def in_order(handles: Iterable[Handle], limit: int, wait: Callable[[Handle], Res
         yield wait(pending.popleft())
 
 
-def _start_worker(code: list[CodeFile]) -> None:
-    """Leave SIGINT to the main process, and end when it ends, even if it is killed. code: files of the user to load."""
+def _start_worker(code: list[CodeFile], gpus: SimpleQueue[str] | None) -> None:
+    """Leave SIGINT to the main process, and end when it ends, even if it is killed.
+
+    code: files of the user to load. gpus: from which this worker takes its own, before torch looks for any.
+    """
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent := multiprocessing.parent_process():
         exit_after(parent.join)

@@ -18,13 +18,14 @@ Result = TypeVar("Result")
 
 
 class RayCluster(OrderedMap):
-    """Applies the function in tasks of a Ray cluster, one core each, on all its hosts.
+    """Applies the function in tasks of a Ray cluster, on all its hosts.
 
-    address: of the cluster's head, as in `ray.init`; "auto" finds a running cluster. Raises `UsageError` if Ray is not
+    address: of the cluster's head, as in `ray.init`; "auto" finds a running cluster. cores, gpus: of a task. Raises `UsageError` if Ray is not
     installed or the cluster cannot be reached.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, cores: int = 1, gpus: int = 0) -> None:
+        self._task = {"num_cpus": cores, "num_gpus": gpus}
         try:
             self._ray: Any = import_module("ray")
         except ImportError as error:
@@ -37,12 +38,13 @@ class RayCluster(OrderedMap):
             hint = "start one with `ray start --head`, or leave --cluster out"
             message = f"no Ray cluster can be reached ({error})"
             raise UsageError(message, where=f"--cluster {address}", hint=hint) from error
-        self.workers = int(self._ray.cluster_resources().get("CPU", 1))
-        self.name = f"a Ray cluster with {self.workers} cores"
+        found = self._ray.cluster_resources()
+        self.workers = max(1, int(found.get("GPU", 0)) // gpus if gpus else int(found.get("CPU", 1)) // cores)
+        self.name = f"a Ray cluster with {self.workers} {'GPUs' if gpus else 'cores'}"
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         stored = self._ray.put(function)  # sent to each host once
-        task = self._ray.remote(num_cpus=1, max_retries=3)(_apply)
+        task = self._ray.remote(**self._task, max_retries=3)(_apply)
         limit = self.workers * (1 + PENDING_PER_WORKER)
         return in_order((task.remote(stored, item) for item in items), limit, self._result)
 

@@ -1,0 +1,1 @@
+"""Sweeps of this package, a function each; `bitgolf sweep --list` shows them."""

@@ -1,0 +1,189 @@
+"""The commands `sweep RECIPE` and `run --seeds`: options, tables, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitgolf.commands.sweep_runs import SweepOptions, plan_sweep
+from bitgolf.config.recipe_file import write_recipe
+from bitgolf.config.spec import part
+from bitgolf.errors import BitgolfError, RecipeError, UsageError
+from bitgolf.sweeps.assignments import parse_seeds, split_values
+from bitgolf.sweeps.search.greedy import GreedyForward
+from bitgolf.sweeps.summary import SweepSummary
+from helpers import damage
+from helpers.command_line import run_command
+from helpers.forked import ForkedProcess
+from helpers.forked_programs import run_forked, run_python
+from helpers.toy_sweeps import BITS, comparable, executed_stages, plain, toy_sweep
+
+RECIPE, *TEXT = damage.toy_source()
+
+
+def run_json(*words: str) -> dict[str, Any]:
+    done = run_command(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_seeds_of_a_recipe_are_one_table(swept: tuple[Path, SweepSummary], tmp_path: Path) -> None:
+    words = ["run", RECIPE, *TEXT, "--out", str(tmp_path / "seeds"), "--seeds", "2", "--seed", "1"]
+    found = run_json(*words, "--reuse", str(swept[0]))
+    (row,) = found["variants"]
+    base = next(row for row in swept[1].variants if row.name == "base")
+    assert found["seeds"] == [1, 2] and [run["bpb"] for run in row["runs"]] == [run.bpb for run in base.runs[1:]]
+    assert row["name"] == "base" and row["difference"] is None and row["deviation"] > 0
+    table = run_command(*words)
+    assert re.search(r"^base +\d\.\d{5} +\d\.\d{5} ", table.stdout, re.MULTILINE), table.stdout
+    assert run_command(*words, "--from", "train").returncode == 2
+    refused = run_command("run", row["runs"][0]["run"], "--seeds", "2")
+    assert refused.returncode == 2 and "recipe.json --seeds 2" in refused.stderr
+
+
+def test_variants_of_options(swept: tuple[Path, SweepSummary], tmp_path: Path) -> None:
+    """`--set` with one value is for all runs, with several a factor; `--variant` is one with several edits."""
+    words = ["sweep", RECIPE, *TEXT, "--out", str(tmp_path / "sweep"), "--seeds", "0,2", "--reuse", str(swept[0])]
+    words += ["--set", f"{BITS}=3,3.5", "--set", "pack.cap=39000", "--search", "OneAtATime"]
+    words += ["--variant", "strong decay: Muon.weight_decay=0.2; Muon.lr=0.01"]
+    found = run_json(*words)
+    assert {row["name"] for row in found["variants"]} == {"base", "bits=3", "bits=3.5", "strong decay"}
+    assert found["seeds"] == [0, 2] and executed_stages(tmp_path / "sweep")["train"] == 0
+    assert {row["name"]: row["settings"] for row in found["variants"]}["bits=3.5"] == {BITS: 3.5}
+    done = run_command("sweep", str(tmp_path / "sweep"))
+    assert done.returncode == 0 and "Try next:" in done.stdout, "the folder of a sweep is the sweep"
+    assert executed_stages(tmp_path / "sweep")["report"] == 8
+
+
+def test_a_sweep_in_a_file_of_the_user(swept: tuple[Path, SweepSummary], tmp_path: Path) -> None:
+    file = tmp_path / "sweep_of_user.json"
+    write_recipe(file, toy_sweep())
+    words = ["sweep", str(file), *TEXT, "--out", str(tmp_path / "sweep"), "--reuse", str(swept[0])]
+    assert comparable(run_json(*words)) == comparable(plain(swept[1]))
+
+
+def test_a_python_file_may_define_a_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "sweeps_of_user.py"
+    file.write_text(
+        "from bitgolf.config.spec import part\n"
+        "from bitgolf.recipes import get_recipe\n"
+        "from bitgolf.sweeps.factors import Factor, FactorLevel\n"
+        "from bitgolf.sweeps.sweep import Sweep\n"
+        "def rates():\n"
+        "    level = part(FactorLevel, name='low', edits=('Muon.lr=0.01',))\n"
+        "    factors = (part(Factor, name='rate', levels=(level,)),)\n"
+        "    return part(Sweep, name='rates', recipe=get_recipe('quickstart'), factors=factors)\n"
+    )
+    sweep = plan_sweep(f"{file}:rates", SweepOptions(seeds="2", search="GreedyForward(margin=0.01)", steps=5))
+    assert sweep["seeds"] == (0, 1) and sweep["search"] == part(GreedyForward, margin=0.01) and sweep["steps"] == 5
+    with pytest.raises(UsageError, match="there is no sweep named 'other'"):
+        plan_sweep(f"{file}:other", SweepOptions())
+
+
+def test_a_recipe_is_a_sweep_without_factors() -> None:
+    sweep = plan_sweep("quickstart", SweepOptions(sets=["Muon.lr=0.01,0.02", "layers=2"], quick=True))
+    assert sweep["recipe"]["name"] == "quickstart-quick" and sweep["edits"] == ("model.layers=2",)
+    assert [level["name"] for level in sweep["factors.0"]["levels"]] == ["lr=0.01", "lr=0.02"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (SweepOptions(sets=["lr"]), UsageError, "not PATH=VALUE"),
+        (SweepOptions(sets=["layers=2,,3"]), UsageError, "separated by commas, got '2,,3'"),
+        (SweepOptions(sets=["layers=2,x"]), RecipeError, "expected a whole number"),
+        (SweepOptions(sets=["nonsense=2,3"]), RecipeError, "no path 'nonsense'"),
+        (SweepOptions(sets=["layers=2,3", "model.layers=4"]), UsageError, "each path may be given once"),
+        (SweepOptions(variants=["layers=2"]), UsageError, "expected NAME: PATH=VALUE"),
+        (SweepOptions(variants=["x: layers=2;"]), UsageError, "expected NAME: PATH=VALUE"),
+        (SweepOptions(variants=["x: layers=2", "x: layers=3"]), RecipeError, "levels with different names, got x, x"),
+        (SweepOptions(seeds="0"), UsageError, "1 to 1,000 seeds, got 0"),
+        (SweepOptions(seeds="1,1"), UsageError, "seeds must differ"),
+        (SweepOptions(seeds="x"), UsageError, "a number of seeds"),
+        (SweepOptions(search="Gird"), RecipeError, "Gird"),
+        (SweepOptions(search="QKNorm"), RecipeError, "a part of the kind Search"),
+        (SweepOptions(gates=["BehindBest(margin=-1)"]), RecipeError, "margin"),
+        (SweepOptions(steps=5, seconds=1.0), RecipeError, "either a number of steps or a clock"),
+    ],
+)
+def test_what_is_wrong_is_said(options: SweepOptions, error: type[BitgolfError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        sweep = plan_sweep("quickstart", options)()
+        for factor in sweep.space.factors:
+            assert factor.levels
+
+
+def test_a_trained_run_is_not_trained_again(swept: tuple[Path, SweepSummary]) -> None:
+    run = next(swept[0].glob("base-*-s0"))
+    refused = run_command("sweep", str(run), "--set", f"{BITS}=3,4", "--seeds", "3")
+    assert refused.returncode == 2 and "only quantization and packing are repeated" in refused.stderr
+    refused = run_command("sweep", "quickstart", "--set", "Muon.lr=0.1,0.2", "--score")
+    assert refused.returncode == 2 and "--score: only the folder of a trained run" in refused.stderr
+
+
+@given(st.lists(st.integers(0, 2**62), min_size=2, max_size=5, unique=True), st.integers(1, 1000), st.integers(0, 99))
+def test_seeds_are_a_number_or_a_list(seeds: list[int], count: int, first: int) -> None:
+    assert parse_seeds(", ".join(map(str, seeds))) == tuple(seeds)
+    assert parse_seeds(str(count), first) == tuple(range(first, first + count))
+
+
+@given(st.lists(st.sampled_from(["a=1", "b+=Part(x=1; y='z;')", "c=(1,2)", '"x;"']), min_size=1, max_size=4))
+def test_edits_are_split_outside_of_brackets_and_quotes(pieces: list[str]) -> None:
+    assert split_values("; ".join(pieces), ";") == pieces
+
+
+# ---- kills ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_twice_has_the_result_of_one_that_is_not(
+    swept: tuple[Path, SweepSummary], tmp_path: Path
+) -> None:
+    file, folder = tmp_path / "toy_sweep.json", tmp_path / "sweep"
+    write_recipe(file, toy_sweep())
+    words = ["sweep", str(file), *TEXT, "--out", str(folder)]
+    for reached in (5, 17):
+        process = ForkedProcess(run_python, ["-m", "bitgolf", *words])
+        while process.status is None and executed_stages(folder).total() < reached:
+            time.sleep(0.02)
+        process.kill()
+        assert process.finish().status == -9, "it was killed at work"
+    before = executed_stages(folder)
+    assert before.total() < 50
+    done = run_forked(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert comparable(json.loads(done.stdout)) == comparable(plain(swept[1]))
+    assert executed_stages(folder)["train"] == 6
+
+
+# ---- other commands on the runs of a sweep -------------------------------------------------------------------------
+
+
+def test_runs_are_grouped_by_recipe(swept: tuple[Path, SweepSummary]) -> None:
+    store = str(swept[0].parent)
+    groups = run_json("runs", store, "--group")["groups"]
+    assert [group["folder"].split("/")[1].rpartition("-")[0] for group in groups] == [
+        row.name.replace(" ", "-") for row in swept[1].variants
+    ]
+    for group, row in zip(groups, swept[1].variants, strict=True):
+        assert (group["mean"], group["deviation"], group["bytes"]) == (row.mean, row.deviation, row.bytes)
+        assert group["seeds"] == [0, 1, 2] and group["recipe"] == "toy"
+    table = run_command("runs", store, "--group")
+    assert table.returncode == 0 and "3 recipes in" in table.stdout
+    assert "groups" not in run_json("runs", store) and len(run_json("runs", store)["runs"]) == 9
+
+
+def test_a_sweep_is_compared_by_variant(swept: tuple[Path, SweepSummary]) -> None:
+    document = run_json("compare", str(swept[0]))
+    names = [group["name"].rpartition("-")[0] for group in document["groups"]]
+    assert names[0] == "base" and set(names) == {"base", "3-bits", "strong-decay"}
+    assert all(len(group["runs"]) == 3 for group in document["groups"])
+    few = document["settings"][names.index("3-bits") - 1]
+    assert [row["path"] for row in few] == [BITS]
