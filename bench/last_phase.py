@@ -125,7 +125,7 @@ def ends(setting: LastPhaseSetting, seed: int, bits: float) -> dict[str, Weights
             assert trainer.rounded
             state |= {f"rounded/{path}": error for path, error in trainer.rounded.errors.items()}
         trainer.load_state_dict(state)
-        params = list(trainer.params.values())
+        params: list[Tensor] = list(trainer.params.values())
         means = {name: average.init_state(params) for name, average in AVERAGES.items() if average}
         for step in range(round(SHARE * setting.steps), setting.steps):
             trainer.step(step, TrainingProgress(step, setting.steps, 0.0, 0.0))

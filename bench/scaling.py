@@ -98,9 +98,8 @@ def _count_phase(task: LossModule, share: float, head: Product, length: int) -> 
 
 def attended_keys(attention: Attention, length: int) -> float:
     """Mean number of keys of a query, if segments are as long as they may be: half a segment, or a window."""
-    masks = [mask for mask in attention.core.modules() if getattr(mask, "span", None)]
-    spans = [mask.span / 2 if isinstance(mask, SegmentMask) else mask.span for mask in masks]
-    return float(min([length / 2, *spans]))
+    spans = [(isinstance(mask, SegmentMask), getattr(mask, "span", None)) for mask in attention.core.modules()]
+    return min([length / 2, *(float(span) / 2 if segment else float(span) for segment, span in spans if span)])
 
 
 def _optimizer_counts(optimizer: Optimizer) -> tuple[tuple[Stack, ...], int]:
@@ -109,7 +108,9 @@ def _optimizer_counts(optimizer: Optimizer) -> tuple[tuple[Stack, ...], int]:
     for group in optimizer.groups:
         if isinstance(group, StackedParameterGroup) and group.algorithm.is_sharded(several):
             size = group.algorithm.reduce_dtype.itemsize
-            stacks += [Stack(sum(s.counts), *s.weights.shape[-2:], size, s.weights.itemsize) for s in group.stacks]
+            for stack in group.stacks:
+                rows, columns = stack.weights.shape[-2:]
+                stacks.append(Stack(sum(stack.counts), rows, columns, size, stack.weights.itemsize))
         else:
             replicated += sum(p.numel() for p in group.params.values())
     return tuple(stacks), replicated

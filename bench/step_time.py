@@ -83,7 +83,7 @@ class Product(NamedTuple):
 class Stack(NamedTuple):
     """Matrices of one shape that the optimizer shards over GPUs; bytes of a gradient and of a weight in collectives."""
 
-    count: int
+    matrices: int
     rows: int
     columns: int
     gradient_bytes: int
@@ -185,7 +185,7 @@ def optimizer_time(work: Workload, gpus: int, gpu: Gpu = H100) -> float:
     """
     seconds = 28 * work.replicated / (gpu.memory_bytes * gpu.memory_efficiency)
     for stack in work.stacks:
-        own, m, n = math.ceil(stack.count / gpus), *sorted((stack.rows, stack.columns))
+        own, m, n = math.ceil(stack.matrices / gpus), *sorted((stack.rows, stack.columns))
         rate = gpu.peak_flops * gpu.product_efficiency * utilization(m, n, own, gpu)
         seconds += own * 5 * (4 * m * m * n + 2 * m**3) / rate
     return seconds
@@ -201,7 +201,7 @@ def collectives_time(work: Workload, gpus: int, net: Network = CLUSTER) -> float
     """
     seconds = 2 * one_way_time(4 * work.replicated, gpus, net)
     for stack in work.stacks:
-        elements = math.ceil(stack.count / gpus) * gpus * stack.rows * stack.columns
+        elements = math.ceil(stack.matrices / gpus) * gpus * stack.rows * stack.columns
         seconds += one_way_time(elements * stack.gradient_bytes, gpus, net)
         seconds += one_way_time(elements * stack.weight_bytes, gpus, net)
     return seconds

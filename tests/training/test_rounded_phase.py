@@ -77,7 +77,8 @@ def test_forward_and_backward_read_the_stored_weights(data: Path) -> None:
         seen[step] = values(trainer)
         return backward(*arguments)  # pyright: ignore[reportArgumentType]
 
-    trainer.backward = watching
+    vars(trainer)["backward"] = watching
+    before, stored = values(trainer), dict[str, Tensor]()
     for step in range(STEPS):
         before, errors = values(trainer), {path: e.clone() for path, e in rounded.errors.items()}
         stored = dict(rounded.stored())

@@ -83,7 +83,7 @@ def test_files_arrive_in_pieces(
     ends[0].send_file("a/b", tmp_path / "sent")
     ends[0].send(Start("next", 1))
     announced = ends[1].receive()
-    assert announced == SentFile("a/b", size)
+    assert isinstance(announced, SentFile) and announced == SentFile("a/b", size)
     ends[1].receive_file(announced, tmp_path / "new" / "received")
     assert (tmp_path / "new" / "received").read_bytes() == bytes(range(size))
     assert ends[1].receive() == Start("next", 1)
@@ -112,7 +112,8 @@ def test_a_process_of_the_group_is_accepted_and_others_are_not() -> None:
         shared = publish(first, listener, "secret")
         joined = lambda channel, greeting: found.put((channel, greeting))  # noqa: E731
         threading.Thread(target=accept_members, args=(listener, "secret", joined), daemon=True).start()
-        with socket.create_connection(listener.address), socket.create_connection(listener.address) as stranger:
+        host, port = listener.address
+        with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as stranger:
             stranger.sendall(b"\0\0\0\4junk")
             impostor = Channel(Client(listener.address))
             impostor.send(msgspec.structs.replace(hello, secret="another"))
