@@ -61,7 +61,7 @@ def test_counts_are_those_of_the_recipe(pr1855: Workload) -> None:
     assert flops == pytest.approx([21.18e12, 31.39e12], rel=1e-3)
     assert 98_304 * looped.attention * 14 == pytest.approx(12.26e12, rel=1e-3)
     assert (plain.visits, looped.visits, plain.share) == (11, 17, 0.35)
-    matrices = sum(stack.count * stack.rows * stack.columns for stack in pr1855.stacks)
+    matrices = sum(stack.matrices * stack.rows * stack.columns for stack in pr1855.stacks)
     assert matrices + pr1855.replicated == sum(
         p.numel() for p in scaling.build_on_meta(get_recipe("pr1855")().model, 8192).parameters()
     )

@@ -12,7 +12,7 @@ from bitgolf.average.ema import EMA
 from bitgolf.average.lawa import LAWA
 from bitgolf.average.swa import SWA
 from bitgolf.commands.show import describe_recipe
-from bitgolf.commands.tables import show_table
+from bitgolf.commands.show_table import show_table
 from bitgolf.config.parse import apply_assignment
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError

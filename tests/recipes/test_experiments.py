@@ -15,7 +15,7 @@ import torch
 
 from bitgolf.artifact.model import load_model
 from bitgolf.commands.show import describe_recipe
-from bitgolf.commands.tables import show_table
+from bitgolf.commands.show_table import show_table
 from bitgolf.config.edits import diff
 from bitgolf.config.parse import apply_assignment, from_json
 from bitgolf.config.spec import Spec

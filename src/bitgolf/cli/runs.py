@@ -119,7 +119,7 @@ def show(
     """
     from bitgolf.commands.auto_table import auto_table
     from bitgolf.commands.show import describe_recipe
-    from bitgolf.commands.tables import show_table
+    from bitgolf.commands.show_table import show_table
     from bitgolf.pipeline.code_size import size_by_trainer
 
     edits, choice = edits_in_order(context, sets, adds), None

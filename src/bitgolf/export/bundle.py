@@ -22,7 +22,7 @@ Symbol = tuple[str, str]
 """Module and name of what a variable stands for: of the package, or of another ("" for a whole module)."""
 
 
-class Bundle(NamedTuple):
+class MergedModules(NamedTuple):
     """Modules in one namespace. imports: of other packages. modules: name -> statements, in order.
 
     names: symbol -> the name of its variable. optional: modules whose packages may be missing.
@@ -40,7 +40,9 @@ class _Module(NamedTuple):
     imports: dict[str, Imported]
 
 
-def bundle(modules: Mapping[str, list[ast.stmt]], roots: Iterable[str], replaced: Mapping[Symbol, Symbol]) -> Bundle:
+def bundle(
+    modules: Mapping[str, list[ast.stmt]], roots: Iterable[str], replaced: Mapping[Symbol, Symbol]
+) -> MergedModules:
     """Return modules in one namespace. Their trees are changed.
 
     modules: name -> statements, imports included. roots: modules that are imported first, in order. replaced: symbol
@@ -58,7 +60,7 @@ class _Bundler:
         self.mentions = dict[Symbol, list[Mention]]()
         self.attributes = dict[int, str]()
 
-    def bundle(self, roots: Iterable[str]) -> Bundle:
+    def bundle(self, roots: Iterable[str]) -> MergedModules:
         order, eager = self._order(roots)
         for name in order:
             self._resolve_module(name)
@@ -71,7 +73,7 @@ class _Bundler:
         optional = self._optional(order, eager)
         needed = {symbol for name in order if name not in optional for symbol in self._foreign(name)} & names.keys()
         own = {name: (self._foreign(name) - needed) & names.keys() for name in optional}
-        return Bundle(
+        return MergedModules(
             import_statements({symbol: names[symbol] for symbol in needed}),
             bodies,
             names,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bitgolf.config.registry import part_modules
 from bitgolf.config.spec import Spec
-from bitgolf.export.bundle import Bundle, bundle
+from bitgolf.export.bundle import MergedModules, bundle
 from bitgolf.export.class_bases import module_tree
 from bitgolf.export.fold import Default, part_defaults, used_defaults
 from bitgolf.export.minify import minified
@@ -195,7 +195,7 @@ def make_script(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Script:
     return Script(readable, self_extracting(minified(readable)), packages(readable))
 
 
-def _assemble(recipe: Any, found: Bundle) -> str:
+def _assemble(recipe: Any, found: MergedModules) -> str:
     """Return the source of a script, with a heading for each module."""
     first = f"{found.names[OPENMP]}()  # before torch is imported"
     text = ["import os", _text(found.modules[OPENMP[0]]), first, _text(found.imports)]
