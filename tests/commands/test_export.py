@@ -37,7 +37,8 @@ def test_the_folder_has_what_the_challenge_asks_for(record: Path) -> None:
     names = {path.name for path in record.iterdir()}
     wanted = {"README.md", "submission.json", "requirements.txt", "train_gpt.py", "train_seed0.log", "readable.py"}
     assert names == wanted
-    assert "torch==" in (record / "requirements.txt").read_text()
+    packages = (record / "requirements.txt").read_text()
+    assert all(f"{name}==" in packages for name in ("torch", "brotli", "sentencepiece"))
     assert "bitgolf" not in (record / "requirements.txt").read_text()
 
 
@@ -73,16 +74,12 @@ def test_what_cannot_be_exported_is_refused(
 
 
 def test_the_script_imports_nothing_of_the_package(record: Path) -> None:
-    """Both forms fail to import a module of the package that they do not contain, installed or not."""
     program = (
         "import runpy, sys; runpy.run_path(sys.argv[1], run_name='script')\n"
-        "import bitgolf.recipes.recipe\n"
-        "assert not getattr(sys.modules['bitgolf'], '__file__', None)\n"
-        "try: import bitgolf.cli\n"
-        "except ModuleNotFoundError as error: print(error)\n"
+        "print([name for name in sys.modules if name.partition('.')[0] == 'bitgolf'])\n"
     )
     for name in ("train_gpt.py", "readable.py"):
         done = subprocess.run(
             [sys.executable, "-I", "-c", program, str(record / name)], capture_output=True, text=True, check=False
         )
-        assert done.stdout == "bitgolf.cli is not in this file\n", done.stderr[-2000:]
+        assert done.stdout == "[]\n", done.stderr[-2000:]

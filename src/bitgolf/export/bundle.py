@@ -192,9 +192,8 @@ def _distinct_names(mentions: Mapping[Symbol, list[Mention]], own: set[str]) -> 
     found, taken = dict[Symbol, str](), set(dir(builtins))
     for symbol in sorted(mentions, key=lambda s: (s[0] in own, s)):
         hidden = {name for mention in mentions[symbol] for name in mention.scope.visible()}
-        name = next(name for name in _candidates(symbol) if name not in taken and name not in hidden)
-        found[symbol] = name
-        taken.add(name)
+        found[symbol] = next(name for name in _candidates(symbol) if name not in taken and name not in hidden)
+        taken.add(found[symbol])
     return found
 
 

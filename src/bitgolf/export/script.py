@@ -217,11 +217,13 @@ def _text(body: list[ast.stmt]) -> str:
 
 
 def packages(source: str) -> list[str]:
-    """Return the names of the packages, other than Python's own, that a source imports."""
+    """Return the names of the packages, other than Python's own, that a script imports: by statements, or by name."""
     found = set[str]()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Constant) and node.value == "zstandard":
+            found.add("zstandard")
     return sorted(found - set(sys.stdlib_module_names))
