@@ -334,9 +334,9 @@ def test_the_script_counts_if_the_recipe_says_so(run: Path, monkeypatch: pytest.
     monkeypatch.setattr(code_size, "recipe_script", lambda recipe, _: SimpleNamespace(bytes=script_bytes(recipe)))
     write_recipe(run / "recipe.json", load_recipe(str(run), ["pack.counted=model+code"]))
     document = pack_to_cap(run, 75_000)
-    code = script_bytes(load_recipe(document.recipe, []))
-    assert document.code == code and document.counted == "model+code"
-    assert document.bytes == model_bytes(Path(document.artifact)) + code <= 75_000
+    assert document.code and document.code == script_bytes(load_recipe(document.recipe, []))
+    assert document.counted == "model+code"
+    assert document.bytes == model_bytes(Path(document.artifact)) + document.code <= 75_000
     assert document.within_tolerance
     with pytest.raises(RecipeError, match="leaves nothing of a cap of 60,000"):
         pack_to_cap(run, 60_000)

@@ -150,9 +150,8 @@ def test_the_ledger_counts_the_script_that_export_writes(tmp_path: Path) -> None
         result = run_again(folder, *sets)
         export_runs([folder], tmp_path / f"record{i}", ExportOptions())
         sizes, script = result.bytes, tmp_path / f"record{i}" / "train_gpt.py"
-        code = script.stat().st_size
-        assert sizes.code == code and not sizes.code_note
-        assert sizes.total == sizes.model + (code if i else 0) and result.fits
+        assert sizes.code and sizes.code == script.stat().st_size and not sizes.code_note
+        assert sizes.total == sizes.model + (sizes.code if i else 0) and result.fits
         assert sizes.counted == ("model+code" if i else "model")
         claims = json.loads((script.parent / "submission.json").read_text())
-        assert claims["bytes_total"] == sizes.model + code
+        assert claims["bytes_total"] == sizes.model + sizes.code

@@ -104,8 +104,8 @@ def test_the_document_has_the_keys_of_the_design(finished: tuple[Path, dict[str,
     assert d["steps"] == 30 and d["tokens"] == 30 * 4 * 32 and d["fits"] is True and d["run"] == str(out)
     assert d["bpb"].keys() == {"trained", "averaged", "packed", "sliding", "adapted"} and d["bpb"]["adapted"] is None
     assert all(0 < d["bpb"][k] < 9 for k in ("trained", "averaged", "packed", "sliding"))
-    assert d["bytes"].keys() == {"model", "code", "tokenizer", "total", "self_contained", "cap"}
-    assert d["bytes"]["code"] is None and d["bytes"]["total"] == d["bytes"]["model"]
+    assert d["bytes"].keys() == {"model", "code", "code_note", "counted", "tokenizer", "total", "self_contained", "cap"}
+    assert d["bytes"]["code"] > 10_000 and d["bytes"]["total"] == d["bytes"]["model"]
     assert d["bytes"]["self_contained"] == (out / "artifact.bg").stat().st_size
     assert set(STAGE_NAMES) - {"report"} <= set(d["seconds"])
     clock, trip = d["training_clock"], d["roundtrip"]
