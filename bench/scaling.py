@@ -98,8 +98,11 @@ def _count_phase(task: LossModule, share: float, head: Product, length: int) -> 
 
 def attended_keys(attention: Attention, length: int) -> float:
     """Mean number of keys of a query, if segments are as long as they may be: half a segment, or a window."""
-    spans = [(isinstance(mask, SegmentMask), getattr(mask, "span", None)) for mask in attention.core.modules()]
-    return min([length / 2, *(float(span) / 2 if segment else float(span) for segment, span in spans if span)])
+    found = [(mask, getattr(mask, "span", None)) for mask in attention.core.modules()]
+    spans = [
+        span / 2 if isinstance(mask, SegmentMask) else span for mask, span in found if isinstance(span, int) and span
+    ]
+    return float(min([length / 2, *spans]))
 
 
 def _optimizer_counts(optimizer: Optimizer) -> tuple[tuple[Stack, ...], int]:

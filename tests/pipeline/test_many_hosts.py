@@ -144,8 +144,8 @@ def test_torchrun_on_two_hosts_equals_one_host(tmp_path: Path, data: Path, rende
 
 @pytest.mark.exhaustive
 def test_two_hosts_of_two_processes_have_text_copied(tmp_path: Path, data: Path) -> None:
-    """Text is prepared on the first host. A user's host of two processes has one copy of the files."""
-    write_recipe(tmp_path / "toy.json", scalable_recipe())
+    """Text is prepared on the first host. Both processes of the other host use one copy of the files."""
+    write_recipe(tmp_path / "toy.json", scalable_recipe().set("calibrate.source.batches", 4))
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"document {i} " * (30 + i % 7)}) + "\n" for i in range(300)))
     words = ["run", "../toy.json", "--text", str(text), "--out", "run", *WITHOUT_SCORES]

@@ -98,7 +98,7 @@ def _variant(text: str) -> Spec[FactorLevel]:
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
     """The seeds of `3` (three of them, from `first` on), or of `42,314,1337` (these). Raises `UsageError` otherwise."""
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and len(word) < 19 for word in words):
+    if not all(word.isdecimal() and len(word) < 20 and int(word) < 2**63 for word in words):
         raise UsageError(
             f"expected a number of seeds, or seeds separated by commas, got {text!r}",
             where="--seeds",
