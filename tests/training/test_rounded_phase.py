@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
+from bitgolf.data.prefetch import HostBatch
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.pipeline.training import rounded_weights
 from bitgolf.quantize.calibration.calibrate import Calibrate
@@ -22,6 +23,7 @@ from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.rounded_phase import RoundedPhase
 from bitgolf.recipes.identity import training_key
 from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.training.execution_plan import LossFunction
 from bitgolf.training.graphs import warm_up_graphs
 from bitgolf.training.rounded_weights import RoundedWeights
 from bitgolf.training.trainer import Trainer
@@ -71,11 +73,11 @@ def test_forward_and_backward_read_the_stored_weights(data: Path) -> None:
     trainer, seen = rounding(data), dict[int, dict[str, Tensor]]()
     phase, rounded, backward = PHASE(), trainer.rounded, trainer.backward
     assert rounded
-    step = 0
+    step, before, stored = 0, values(trainer), dict(rounded.stored())
 
-    def watching(*arguments: object) -> Tensor:
+    def watching(batch: HostBatch, rows: slice, compute_loss: LossFunction) -> Tensor:
         seen[step] = values(trainer)
-        return backward(*arguments)  # pyright: ignore[reportArgumentType]
+        return backward(batch, rows, compute_loss)
 
     vars(trainer)["backward"] = watching
     before, stored = values(trainer), dict[str, Tensor]()
