@@ -17,6 +17,7 @@ from bitgolf.commands.doctor import DoctorResult
 from bitgolf.commands.doctor_table import doctor_table
 from bitgolf.commands.pack import PackResult
 from bitgolf.commands.show import RecipeSummary
+from bitgolf.commands.show_table import show_table
 from bitgolf.commands.sweep import SweepResult
 from bitgolf.pipeline.result import RunResult
 from bitgolf.report.display import PlainDisplay, shown_on
@@ -39,7 +40,7 @@ RESULTS: dict[type, Callable[[Any], str]] = {
     PackResult: tables.pack_table,
     SweepResult: tables.sweep_table,
     DoctorResult: doctor_table,
-    RecipeSummary: tables.show_table,
+    RecipeSummary: show_table,
     CompressResult: tables.compression_line,
     ProofResult: tables.proof_line,
 }

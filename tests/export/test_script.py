@@ -20,7 +20,7 @@ from helpers.toy_training import make_data
 
 ROOM = 1_000_000
 """A cap with room for a script."""
-SIZES = {"baseline": 34_000, "pr1855": 55_000}
+SIZES = {"baseline": 36_000, "pr1855": 56_000}
 
 
 def run_script(folder: Path, text: str, data: Path, **settings: str) -> Path:
