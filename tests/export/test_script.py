@@ -20,7 +20,7 @@ from helpers.toy_training import make_data
 
 ROOM = 1_000_000
 """A cap with room for a script."""
-SIZES = {"baseline": 36_000, "pr1855": 56_000}
+SIZES = {"baseline": 43_000, "pr1855": 66_000}
 
 
 def run_script(folder: Path, text: str, data: Path, **settings: str) -> Path:
@@ -74,7 +74,7 @@ def test_scripts_of_published_systems(name: str, tmp_path: Path) -> None:
 def test_sizes(name: str) -> None:
     """Limits a little above what docs/measurements.md states, so that growth is noticed."""
     kind = "caseops" if name == "pr1855" else "sentencepiece"
-    assert recipe_script(get_recipe(name), kind, kernels=False).bytes < SIZES[name]
+    assert recipe_script(get_recipe(name), kind).bytes < SIZES[name]
 
 
 def toy(name: str) -> Spec[Recipe]:

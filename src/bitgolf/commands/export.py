@@ -72,7 +72,7 @@ def export_runs(folders: Sequence[Path], target: Path, options: ExportOptions) -
     results = [read_result(run) for run in runs]
     _check(runs, results)
     kind = load_tokenizer(runs[0].data_folder / "tokenizer.model").kind
-    script = recipe_script(runs[0].recipe, kind, kernels=_selected_kernels(results))
+    script = recipe_script(runs[0].recipe, kind)
     seeds = [_seed_result(result, script) for result in results]
     cap = _cap(results[0].bytes)
     _check_sizes(seeds, script, cap)
@@ -190,15 +190,8 @@ def _write(
         write_bytes(folder / f"train_seed{seed.seed}.log", seed_log(seed, lines).encode())
 
 
-def _selected_kernels(results: Sequence[RunResult]) -> bool:
-    """Return whether the runs selected kernels, which they do on a GPU."""
-    return any(method.kernels for result in results for method in result.methods)
-
-
 def _warnings(results: Sequence[RunResult]) -> list[str]:
     found = [result.quick_note for result in results[:1] if result.quick]
-    if not _selected_kernels(results):
-        found.append("the runs were not on a GPU, so the script has no fused kernels")
     if len(results) < 3:
         found.append(f"the challenge asks for 3 seeds, this folder has {len(results)}")
     return found

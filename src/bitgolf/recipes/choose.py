@@ -31,7 +31,7 @@ CAP_MARGIN = 0.98
 """Share of the cap that is filled by forecast: forecasts of `TrellisCodec` err by 2 % (docs/measurements.md)."""
 CODE_COUNTS_FROM = 16_000_000
 """Least cap that limits the model and the script of `export` together, as in the challenge; a smaller one the model."""
-SCRIPT_BYTES = 90_000
+SCRIPT_BYTES = 60_000
 """Bytes that a script of this recipe has at most."""
 CALIBRATION_SHARE = 0.03
 """Share of the clock for calibration, which takes twice as long for a token as training (`results/quickstart.jsonl`)."""
