@@ -188,6 +188,7 @@ class _SweepExecution:
         elif entry := self.folder.finished(unit):
             result = UnitResult.of_entry(unit, entry, self.sweep.measure)
         else:
-            raise BitgolfError("a run has ended without a result", where=str(self.folder.run_folder(unit)))
+            hint = "the hosts of a cluster must share this folder; the same command continues"
+            raise BitgolfError("a run has ended without a result", where=str(self.folder.run_folder(unit)), hint=hint)
         self.results[unit.key] = result
         current_display().message(f"{unit.variant.name}, seed {unit.seed}: {result.words}")
