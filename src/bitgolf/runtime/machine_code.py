@@ -24,24 +24,25 @@ from bitgolf.files import digest, write_bytes
 from bitgolf.runtime.cache_files import cache_folder
 
 DIGEST_BYTES = hashlib.sha256().digest_size
+OPTIONS: dict[str, Any] = {"nogil": True, "cache": False, "fastmath": False, "error_model": "numpy"}
+"""Options of numba: IEEE arithmetic, also for a division by zero, whose check would prevent vectorization."""
 
 
 def compile_functions(*functions: Any) -> tuple[Any, ...]:
     """Return the functions compiled by numba, without the GIL and with IEEE arithmetic.
 
-    functions: plain functions of one module. Each may call those before it by name; its compiled version then calls
-    theirs. A function is compiled for the types of its arguments at the first call, in about two seconds, or loaded
-    from the user's folder in a few milliseconds. The functions themselves stay as they are.
+    functions: plain functions. Each may call those before it by name; its compiled version then calls theirs. A function
+    is compiled for the types of its arguments at the first call, in about two seconds, or loaded from the user's folder
+    in a few milliseconds. The functions themselves stay as they are.
     """
-    folder, jit = _code_folder(functions), numba.njit(nogil=True, cache=False, fastmath=False)
-    namespace = dict(functions[0].__globals__)
+    folder, jit, made = _code_folder(functions), numba.njit(**OPTIONS), dict[str, Any]()
     for function in functions:
-        copy = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
-        compiled: Any = jit(copy)
+        namespace = function.__globals__ | made
+        compiled: Any = jit(FunctionType(function.__code__, namespace, function.__name__, function.__defaults__))
         if folder is not None:
             compiled._cache = MachineCodeFiles(folder, function.__name__)
-        namespace[function.__name__] = compiled
-    return tuple(namespace[function.__name__] for function in functions)
+        made[function.__name__] = compiled
+    return tuple(made.values())
 
 
 class MachineCodeFiles:
@@ -89,20 +90,22 @@ class MachineCodeFiles:
 
 
 def _code_folder(functions: Sequence[Callable[..., Any]]) -> Path | None:
-    """The folder of these functions' files, named after their module and a digest of what their machine code depends on.
+    """The folder of these functions' files, named after the last one's module and a digest of what their code depends on.
 
-    That is the module's source, constants from other modules, the versions of numba and Python, and numba's settings.
+    That is the source of their modules, constants from other modules, the versions of numba and Python, numba's
+    settings, and the options of compilation.
     """
     root = cache_folder()
     if root is None:
         return None
-    names = {name for function in functions for name in function.__code__.co_names}
-    constants = {name: functions[0].__globals__.get(name) for name in sorted(names)}
-    plain = {name: value for name, value in constants.items() if isinstance(value, bool | int | float | str | tuple)}
+    names = sorted({(name, function.__module__) for function in functions for name in function.__code__.co_names})
+    constants = [(name, sys.modules[module].__dict__.get(name)) for name, module in names]
+    plain = [(name, value) for name, value in constants if isinstance(value, bool | int | float | str | tuple)]
     settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
-    source = Path(functions[0].__code__.co_filename)
-    depends_on = source.read_text(encoding="utf-8"), plain, numba.__version__, sys.version, settings
-    return root / "machine_code" / f"{source.stem}-{digest(repr(depends_on).encode())}"
+    sources = list(dict.fromkeys(Path(function.__code__.co_filename) for function in functions))
+    texts = [source.read_text(encoding="utf-8") for source in sources]
+    depends_on = texts, plain, numba.__version__, sys.version, settings, OPTIONS
+    return root / "machine_code" / f"{sources[-1].stem}-{digest(repr(depends_on).encode())}"
 
 
 def _is_private(folder: Path) -> bool:

@@ -1,0 +1,32 @@
+"""Operators of torch whose results IEEE 754 determines: movements of data, comparisons, and single roundings.
+
+They are the same on every processor, so portable arithmetic leaves them to torch. An operator that fuses or reorders
+roundings (`addcmul`, `lerp`, `sum`, …) does not belong here.
+"""
+
+MOVEMENTS = frozenset(
+    "_reshape_alias _unsafe_view alias as_strided cat clone constant_pad_nd copy copy_ detach detach_ diagonal embedding"
+    " empty empty_like empty_strided expand fill fill_ flip full full_like gather index index_copy index_put index_put_"
+    " index_select lift lift_fresh lift_fresh_copy masked_fill masked_fill_ masked_select narrow new_empty"
+    " new_empty_strided new_full new_ones new_zeros ones ones_like permute repeat roll scalar_tensor scatter select"
+    " select_scatter slice slice_scatter split split_with_sizes squeeze stack t transpose tril triu unbind unfold"
+    " unsqueeze view where zero_ zeros zeros_like _local_scalar_dense _to_copy".split()
+)
+"""Views, copies, selections, constants, and conversions between types (one rounding)."""
+
+COMPARISONS = frozenset(
+    "amax amin argmax argmin argsort eq equal ge gt isnan isinf le lt max maximum min minimum ne sign signbit sort topk"
+    " clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ relu relu_ all any isfinite".split()
+)
+"""Comparisons, and selections by them."""
+
+ROUNDINGS = frozenset(
+    "abs abs_ add add_ ceil div div_ floor leaky_relu leaky_relu_ mul mul_ neg neg_ reciprocal round rsub sqrt sqrt_ sub"
+    " sub_ trunc".split()
+)
+"""Additions, products, divisions and square roots, each rounded once, and operations without rounding.
+
+`add`, `sub` and `rsub` only without a factor `alpha`, `div` only without `rounding_mode`.
+"""
+
+EXACT = MOVEMENTS | COMPARISONS | ROUNDINGS
