@@ -1,6 +1,6 @@
 """Scaled dot-product attention in a fixed order, independent of masked keys and of the number of queries.
 
-For each query: a score is the sum over channels of query times key, in ascending order, times the scale. A weight is
+For each query: a score is the dot product of query and key (`vectors.dot_blocks`) times the scale. A weight is
 exp(score - largest score), rounded to float32, and 0 at a masked key. The sum of the weights (float64) and the weighted
 sums of the values (float32) go over keys in ascending order; the latter are divided by the former at the end. Adding
 zero changes no sum, so a text gives the same bits alone or padded, and read at once or in pieces.
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgolf.portable.elementary import exp_value
+from bitgolf.portable.vectors import LANES, dot_blocks
 
 Floats = NDArray[np.float32]
 
@@ -36,55 +37,41 @@ def attention_kernel(
     _, queries, heads, width = out.shape
     keys, groups = mask.shape[3], strides[3, 0]
     channels, per_group = strides[3, 1], heads // groups
-    # the keys of one head, a row for each channel; of odd length, since a power of two would waste the cache
-    columns = np.empty((channels, keys | 31), np.float32)
     scores, sums = np.empty(keys, np.float32), np.empty(width, np.float32)
     for index in range(first, last):
         text, group = index // groups, index % groups
-        start = text * strides[1, 0] + group * strides[1, 1]
-        transpose_keys(k, start, strides[1, 2], keys, columns)
+        start_k = text * strides[1, 0] + group * strides[1, 1]
         start_v = text * strides[2, 0] + group * strides[2, 1]
         for head in range(group * per_group, (group + 1) * per_group):
             for query in range(queries):
-                start = text * strides[0, 0] + head * strides[0, 1] + query * strides[0, 2]
-                score_keys(q, start, columns, scale, scores)
+                start_q = text * strides[0, 0] + head * strides[0, 1] + query * strides[0, 2]
+                score_keys(q, start_q, k, start_k, strides[1, 2], channels, scores)
                 row = mask[text % mask.shape[0], head % mask.shape[1], query % mask.shape[2]]
-                total = normalize_scores(row, scores)
+                total = normalize_scores(row, scale, scores)
                 weighted_sum(scores, v, start_v, strides[2, 2], sums)
                 for channel in range(width):
                     out[text, query, head, channel] = sums[channel] / total if total > np.float32(0.0) else np.float32(0.0)
 
 
-def transpose_keys(k: Floats, start: int, stride: int, keys: int, columns: Floats) -> None:
-    """Write the keys of a head, k[start + stride * key :], to `columns`, a row for each channel."""
-    for first in range(0, keys, 8):
-        last = min(first + 8, keys)
-        for channel in range(columns.shape[0]):
-            for key in range(first, last):
-                columns[channel, key] = k[start + stride * key + channel]
+def score_keys(q: Floats, start_q: int, k: Floats, start_k: int, stride: int, channels: int, scores: Floats) -> None:
+    """Write the dot products of a query, q[start_q :], and keys, k[start_k + stride * key :], to `scores` (S,).
+
+    Channels beyond the last multiple of 16 are added at the end, one by one.
+    """
+    whole = channels - channels % LANES
+    for key in range(len(scores)):
+        start = start_k + stride * key
+        score = dot_blocks(q, start_q, k, start, whole)
+        for c in range(whole, channels):
+            score += q[start_q + c] * k[start + c]
+        scores[key] = score
 
 
-def score_keys(q: Floats, start: int, columns: Floats, scale: np.float32, scores: Floats) -> None:
-    """Write the scores of a query, q[start:], and of all keys, (d, S), to `scores` (S,)."""
-    channels = columns.shape[0]
-    scores[:] = np.float32(0.0)
-    for c in range(0, channels - 3, 4):
-        q0, q1, q2, q3 = q[start + c], q[start + c + 1], q[start + c + 2], q[start + c + 3]
-        k0, k1, k2, k3 = columns[c], columns[c + 1], columns[c + 2], columns[c + 3]
-        for i in range(len(scores)):
-            scores[i] = (((scores[i] + q0 * k0[i]) + q1 * k1[i]) + q2 * k2[i]) + q3 * k3[i]
-    for c in range(channels - channels % 4, channels):
-        for i in range(len(scores)):
-            scores[i] += q[start + c] * columns[c, i]
-    for i in range(len(scores)):
-        scores[i] *= scale
-
-
-def normalize_scores(mask: NDArray[np.uint8], scores: Floats) -> np.float32:
-    """Replace scores by weights, and return the sum of these; 0 if every key is masked."""
+def normalize_scores(mask: NDArray[np.uint8], scale: np.float32, scores: Floats) -> np.float32:
+    """Replace dot products by weights, and return the sum of these; 0 if every key is masked."""
     largest = np.float32(-np.inf)
     for i in range(len(scores)):
-        scores[i] = scores[i] if mask[i] else np.float32(-np.inf)
+        scores[i] = scores[i] * scale if mask[i] else np.float32(-np.inf)
         largest = max(largest, scores[i])
     largest = largest if largest > np.float32(-np.inf) else np.float32(0.0)
     for i in range(len(scores)):

@@ -38,7 +38,7 @@ def compiled_kernels() -> Kernels:
     """
     values = elementary.exp_value, elementary.log_value, elementary.sine_value
     helpers = reductions.add_lanes, reductions.add_row
-    steps = attention.transpose_keys, attention.score_keys, attention.normalize_scores, attention.weighted_sum
+    steps = attention.score_keys, attention.normalize_scores, attention.weighted_sum
     kernels = (
         elementary.exp_kernel,
         elementary.log_kernel,

@@ -93,6 +93,11 @@ class DispatchedOperators(TorchDispatchMode):
         super().__init__()
         self._replaced, self._rules = replaced_operators(functions), dict[Any, Operator]()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False, so that torch does not import its compiler, which takes a second, and no call passes through it."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -109,7 +114,7 @@ class DispatchedOperators(TorchDispatchMode):
         if name in self._replaced:
             replacement = self._replaced[name]
             return lambda *args, **kwargs: (
-                replacement(*args, **kwargs) if _has_floats(args) else _integers_only(func, args, kwargs)
+                replacement(*args, **kwargs) if any(map(_is_float, args)) else _integers_only(func, args, kwargs)
             )
         if name == "arange":
             return lambda *args, **kwargs: _arange(func, args, kwargs)
@@ -118,9 +123,13 @@ class DispatchedOperators(TorchDispatchMode):
         return lambda *args, **kwargs: _integers_only(func, args, kwargs)
 
 
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype.is_floating_point
+
+
 def _has_floats(values: Any) -> bool:
     """Whether a tensor of floats is among values, nested ones included."""
-    return any(isinstance(x, Tensor) and x.dtype.is_floating_point for x in tree_leaves(values))
+    return any(map(_is_float, tree_leaves(values)))
 
 
 def _without_factor(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
