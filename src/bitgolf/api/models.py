@@ -195,10 +195,14 @@ class Model:
 
     # ---- compression -------------------------------------------------------------------------------------------------
 
-    def compress(self, data: Buffer, *, progress: bool = True) -> bytes:
-        """Compress any bytes without loss. The result is the contents of the file that `bitgolf compress` writes."""
+    def compress(self, data: Buffer, *, portable: bool | None = None, progress: bool = True) -> bytes:
+        """Compress any bytes without loss. The result is the contents of the file that `bitgolf compress` writes.
+
+        portable: True for arithmetic that is the same on every machine, False for that of torch, which machines of this
+        kind share. None means portable unless the method adapts.
+        """
         with library_call(progress=progress):
-            return compress_bytes(text_codec(self._loaded), as_bytes(data), RunLog()).data
+            return compress_bytes(text_codec(self._loaded), as_bytes(data), RunLog(), portable).data
 
     def decompress(self, data: Buffer, *, progress: bool = True) -> bytes:
         """Restore the bytes that `compress`, or `bitgolf compress`, was given.

@@ -118,6 +118,15 @@ ProofChallenge = Annotated[
         help="Random string from the verifier. The sampled groups are derived from it and from the commitment.",
     ),
 ]
+ArithmeticFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--portable/--native",
+        help="Compute probabilities that are the same on every machine, or with torch, for machines of this kind only."
+        " Default: portable, except for methods that adapt.",
+        show_default=False,
+    ),
+]
 
 
 @accepts_code
@@ -178,6 +187,7 @@ def compress(
     size: ProofBytes = 0,
     sample: ProofSample = 8,
     challenge: ProofChallenge = "",
+    portable: ArithmeticFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compress any file losslessly with the model, or prove a score.
@@ -189,10 +199,10 @@ def compress(
 
     if proof and not source:
         given = SourceText(text, shards, ReadOptions(key, skip_null, strict), tokenizer)
-        d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge)
+        d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge, portable)
         line = proof_line(d)
     elif source and target and not any((proof, text, key, skip_null, strict, shards, tokenizer, methods, sets)):
-        d = compress_file(artifact, source, target)
+        d = compress_file(artifact, source, target, portable)
         line = compression_line(d)
     else:
         cause = "give IN and OUT to compress a file, or --proof FOLDER with --text or --shards"

@@ -183,10 +183,10 @@ def _from_shards(folder: Path, tokenizer: Path | None, loaded: LoadedArtifact) -
     return OpenedText(text, split.counts.sidecar_bytes)
 
 
-def compress_file(artifact: Path, source: Path, target: Path) -> CompressResult:
-    """`bitgolf compress`: compress a file with the model of an artifact."""
+def compress_file(artifact: Path, source: Path, target: Path, portable: bool | None = None) -> CompressResult:
+    """`bitgolf compress`: compress a file with the model of an artifact. portable: see `choose_arithmetic`."""
     require_file(source)
-    return coding.compress_file(CodingJob(find_artifact(artifact), source, target))
+    return coding.compress_file(CodingJob(find_artifact(artifact), source, target, portable))
 
 
 def decompress_file(artifact: Path, source: Path, target: Path) -> DecompressResult:
@@ -204,11 +204,12 @@ def prove_score(
     max_bytes: int = 0,
     sample_groups: int = 8,
     challenge: str = "",
+    portable: bool | None = None,
 ) -> ProofResult:
     """`bitgolf compress --proof`: prove a score by coding all documents and restoring a sample of them.
 
     max_bytes: limit of the text; 0 means all. sample_groups: groups of documents to restore; 0 means all. challenge:
-    string from the verifier, from which the sample is derived.
+    string from the verifier, from which the sample is derived. portable: see `choose_arithmetic`.
     """
     path, loaded, opened = _opened(artifact, source)
     codec, own, text = text_codec(loaded), loaded.recipe.score, opened.text
@@ -216,8 +217,11 @@ def prove_score(
     if names and len(chosen) > 1:
         raise UsageError(f"a proof covers one method, got {len(chosen)}", where="--with", hint="give one --with")
     text = leading_documents(text, loaded.tokenizer, max_bytes) if max_bytes else text
-    claim = ProofTask(path, codec, text, chosen[0] if names else default_method(chosen))
-    return prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
+    claim = ProofTask(path, codec, text, chosen[0] if names else default_method(chosen), portable=portable)
+    result = prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
+    if portable is None:
+        coding.report_arithmetic(result.arithmetic, result.method, RunLog())
+    return result
 
 
 def restore(artifact: Path, source: Path, target: Path) -> list[int]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def compression_line(result: CompressResult) -> str:
     """Sizes and rates of a compressed file."""
     rates = f"{result.bpb_coded:.4f} bpb coded, {result.bpb_predicted:.4f} bpb predicted"
-    return f"{result.bytes_in:,} -> {result.bytes_out:,} bytes, {rates}"
+    return f"{result.bytes_in:,} -> {result.bytes_out:,} bytes, {rates} ({result.arithmetic} arithmetic)"
 
 
 def proof_line(result: ProofResult) -> str:

@@ -15,16 +15,21 @@ from bitgolf.report.progress import Progress, WorkProgress
 from bitgolf.runtime.launch import run_worker
 from bitgolf.score.callbacks import bits_progress
 from bitgolf.score.coding import compress
+from bitgolf.score.coding.arithmetic import NativeArithmetic
 from bitgolf.score.coding.bgz_format import TextCodec
 from bitgolf.score.result import CompressResult, DecompressResult
 
 
 class CodingJob(msgspec.Struct, frozen=True):
-    """A file to read, a file to write, and the artifact whose model predicts the text."""
+    """A file to read, a file to write, and the artifact whose model predicts the text.
+
+    portable: the arithmetic of compression, see `choose_arithmetic`. A file to decompress states its own.
+    """
 
     artifact: Path
     source: Path
     target: Path
+    portable: bool | None = None
 
 
 def text_codec(loaded: LoadedArtifact) -> TextCodec:
@@ -32,10 +37,24 @@ def text_codec(loaded: LoadedArtifact) -> TextCodec:
     return TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
 
 
-def compress_bytes(codec: TextCodec, data: bytes, log: RunLog) -> compress.Compressed:
-    """Compress any bytes to the contents of a .bgz file, by the `default_method` of the artifact."""
+def compress_bytes(codec: TextCodec, data: bytes, log: RunLog, portable: bool | None = None) -> compress.Compressed:
+    """Compress any bytes to the contents of a .bgz file, by the `default_method` of the artifact.
+
+    portable: see `choose_arithmetic`.
+    """
     method, progress = compress.default_method(codec.methods), bits_progress(log.progress, "compress", len(data))
-    return compress.compress(codec, compress.split_file(codec, data), method=method, progress=progress)
+    documents = compress.split_file(codec, data)
+    result = compress.compress(codec, documents, method=method, portable=portable, progress=progress)
+    if portable is None:
+        report_arithmetic(result.arithmetic, method().name, log)
+    return result
+
+
+def report_arithmetic(arithmetic: str, method: str, log: RunLog) -> None:
+    """Say so if the default of portable arithmetic does not apply to a method."""
+    if arithmetic == NativeArithmetic.name:
+        reason = f"method {method!r} updates weights, so native arithmetic was used"
+        log.info(f"{reason}: decompress with the same torch version on the same kind of processor")
 
 
 def decompress_bytes(codec: TextCodec, data: bytes, log: RunLog) -> list[bytes]:
@@ -52,7 +71,7 @@ def compress_file(job: CodingJob) -> CompressResult:
     started, log, data = time.perf_counter(), RunLog(), _read(job.source)
     log.progress(Progress("compress"))
     codec, per_byte = text_codec(load_model(job.artifact)), max(len(data), 1)
-    result = compress_bytes(codec, data, log)
+    result = compress_bytes(codec, data, log, job.portable)
     write_bytes(job.target, result.data)
     return CompressResult(
         bytes_in=len(data),
@@ -60,6 +79,7 @@ def compress_file(job: CodingJob) -> CompressResult:
         bpb_coded=8 * len(result.data) / per_byte,
         bpb_predicted=result.bits / per_byte,
         method=compress.default_method(codec.methods)().name,
+        arithmetic=result.arithmetic,
         seconds=round(time.perf_counter() - started, 3),
     )
 

@@ -205,7 +205,7 @@ def _report_methods(log: RunLog, results: Sequence[MethodResult]) -> None:
 
 
 def _round_trip(run: Run, text: TokenizedText) -> RoundTripResult | None:
-    """Compress and decompress a held-out document, in separate processes.
+    """Compress and decompress a held-out document, in separate processes and in native arithmetic.
 
     None if the recipe has no proof, or tokens do not determine the text.
     """
@@ -223,7 +223,7 @@ def _round_trip(run: Run, text: TokenizedText) -> RoundTripResult | None:
         return None
 
     def compress(source: Path, target: Path) -> CompressResult:
-        return compress_in_worker(CodingJob(artifact, source, target))
+        return compress_in_worker(CodingJob(artifact, source, target, portable=False))
 
     def decompress(source: Path, target: Path) -> DecompressResult:
         return decompress_in_worker(CodingJob(artifact, source, target))

@@ -80,13 +80,17 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that was compressed. bpb_coded: 8 bytes_out / bytes_in. bpb_predicted: sum of -log2 p / bytes_in."""
+    """A file that was compressed. bpb_coded: 8 bytes_out / bytes_in. bpb_predicted: sum of -log2 p / bytes_in.
+
+    arithmetic: `portable-1` if every machine can decompress it, `native` if only machines of the same kind can.
+    """
 
     bytes_in: int
     bytes_out: int
     bpb_coded: float
     bpb_predicted: float
     method: str
+    arithmetic: str
     seconds: float
 
 
@@ -121,7 +125,7 @@ class ScoredText(msgspec.Struct, frozen=True, kw_only=True):
 class RoundTripResult(msgspec.Struct, frozen=True, kw_only=True):
     """A held-out document that was compressed and decompressed.
 
-    bytes_in … seconds: as in `CompressResult`. restored: whether every byte of the decompressed file is the original's.
+    bytes_in … seconds: as in `CompressResult`, in native arithmetic. restored: whether every byte of the decompressed file is the original's.
     general_compressors_bpb: bits per byte of the held-out text as one file, by name and level of the compressor; of its
     first general_compressors_bytes bytes.
     """
@@ -150,6 +154,7 @@ class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
     """A score that was proved by compression. Also the contents of `proof.json`.
 
     format: version of the file's format. bytes, targets: of the text.
+    arithmetic: of the compressed files, as in `CompressResult`.
     claimed_bits: score of all documents, each isolated. claimed_bpb: claimed_bits / bytes.
     coded_bytes: size of all compressed files together. coded_bpb: 8 coded_bytes / bytes.
     overhead_percent: 100 (8 coded_bytes / claimed_bits - 1).
@@ -161,6 +166,7 @@ class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     artifact: str
     method: str
+    arithmetic: str
     window: int
     stride: int
     bytes: int

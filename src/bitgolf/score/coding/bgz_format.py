@@ -1,8 +1,11 @@
 """The .bgz file format: writing a file, and reading a header that may be damaged or hostile.
 
-    magic and version | CRC-32 of all that follows | numbers (LEB128): method (0: sliding windows, the next two numbers
-    are window and stride; i: the artifact's i-th method), rows, documents, tokens (ends included), bytes, checksums
-    | digest of the model, 8 bytes | SHA-256 of the documents, first 8 bytes | checksums | payload
+    magic and version | CRC-32 of all that follows | arithmetic (LEB128, see `arithmetic`), and for the native one the
+    length and the text of the fingerprint of the machine | numbers (LEB128): method (0: sliding windows, the next two
+    numbers are window and stride; i: the artifact's i-th method), rows, documents, tokens (ends included), bytes,
+    checksums | digest of the model, 8 bytes | SHA-256 of the documents, first 8 bytes | checksums | payload
+
+Version 3 has no arithmetic and no fingerprint; it is native, and still read.
 
 A checksum is one byte of the CRC-32 of the probability tables since the previous checksum (see `checksums`). It stops
 a decoder that computes other probabilities and locates the difference. There is a checksum after 64, 128, … 16,384
@@ -24,11 +27,14 @@ from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, U
 from bitgolf.model.lm import LM
 from bitgolf.pack.frequency_tables import read_leb128, write_leb128
 from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.coding.arithmetic import ARITHMETICS, Arithmetic, NativeArithmetic, machine_fingerprint
 from bitgolf.score.coding.predictor import check_codable, is_codable
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.tokens.tokenizer import Tokenizer
 
-MAGIC = b"BGZ\x03"  # the last byte is the version of the format
+MAGIC = b"BGZ\x04"  # the last byte is the version of the format
+NATIVE_VERSION = 3  # the version without arithmetic, which is read as well
+MAX_FINGERPRINT = 100  # bytes
 HEADER_NUMBERS = 6  # numbers of every header; method 0 has two more
 MAX_ROWS, MAX_POSITIONS = 1 << 12, 1 << 20  # rows, and rows * window: they bound the memory that a file can demand
 MIN_PROBABILITY = 2.0**-24  # of a token in the 24-bit tables
@@ -47,6 +53,7 @@ class CodingTask(NamedTuple):
     """One file to code. documents: their number. rows: documents side by side. tokens: of all documents, with ends."""
 
     codec: TextCodec
+    arithmetic: Arithmetic
     method: ScoringMethod
     documents: int
     rows: int
@@ -54,9 +61,13 @@ class CodingTask(NamedTuple):
 
 
 class BGZHeader(NamedTuple):
-    """The parsed contents of a file. bytes: of all documents. digest: of the documents, see `documents_digest`."""
+    """The parsed contents of a file. bytes: of all documents. digest: of the documents, see `documents_digest`.
+
+    fingerprint: of the machine that compressed it in native arithmetic; empty if it is not known or does not matter.
+    """
 
     task: CodingTask
+    fingerprint: str
     bytes: int
     digest: bytes
     checksums: bytes
@@ -64,12 +75,40 @@ class BGZHeader(NamedTuple):
 
 
 def write_bgz(
-    codec: TextCodec, numbers: Sequence[int], texts: Sequence[bytes], checksums: bytes, payload: bytes
+    codec: TextCodec,
+    arithmetic: Arithmetic,
+    numbers: Sequence[int],
+    texts: Sequence[bytes],
+    checksums: bytes,
+    payload: bytes,
 ) -> bytes:
     """The bytes of a file. numbers: those of the method, then rows, documents and tokens. texts: the documents."""
     numbers = [*numbers, sum(map(len, texts)), len(checksums)]
-    body = b"".join(map(write_leb128, numbers)) + codec.digest + documents_digest(texts) + checksums + payload
+    body = _write_arithmetic(arithmetic) + b"".join(map(write_leb128, numbers))
+    body += codec.digest + documents_digest(texts) + checksums + payload
     return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def _write_arithmetic(arithmetic: Arithmetic) -> bytes:
+    if not isinstance(arithmetic, NativeArithmetic):
+        return write_leb128(arithmetic.code)
+    fingerprint = machine_fingerprint().encode()[:MAX_FINGERPRINT]
+    return write_leb128(arithmetic.code) + write_leb128(len(fingerprint)) + fingerprint
+
+
+def _read_arithmetic(data: bytes, at: int) -> tuple[Arithmetic, str, int]:
+    """The arithmetic, the fingerprint and the end of both. Raises `CorruptFileError` for an unknown arithmetic."""
+    code, at = read_leb128(data, at)
+    if code not in ARITHMETICS:
+        names = ", ".join(arithmetic.name for arithmetic in ARITHMETICS.values())
+        raise CorruptFileError(f"the compressed file uses arithmetic {code}; this version knows {names}")
+    if not isinstance(ARITHMETICS[code], NativeArithmetic):
+        return ARITHMETICS[code], "", at
+    length, at = read_leb128(data, at)
+    text = data[at : at + length].decode("latin-1")
+    if length > MAX_FINGERPRINT or not (text.isascii() and text.isprintable()):
+        raise CorruptFileError(f"the compressed file has an invalid fingerprint of {length:,} bytes")
+    return ARITHMETICS[code], text, at + length
 
 
 def encode_method(codec: TextCodec, method: Spec[ScoringMethod]) -> list[int]:
@@ -101,11 +140,13 @@ def read_header(codec: TextCodec, data: bytes) -> BGZHeader:
     if data[:3] != MAGIC[:3] or len(data) < 8:
         cause = f"not a .bgz file, or truncated: {len(data)} bytes that begin with {data[:3].hex() or 'nothing'}"
         raise CorruptFileError(cause)
-    if data[3] != MAGIC[3]:
+    if data[3] not in (NATIVE_VERSION, MAGIC[3]):
         raise FormatVersionError("the compressed file", found=data[3], supported=MAGIC[3])
     if zlib.crc32(data[8:]).to_bytes(4, "little") != data[4:8]:
         raise CorruptFileError("the compressed file is damaged: its CRC-32 checksum does not match its contents")
-    numbers, at = list[int](), 8
+    numbers, arithmetic, fingerprint, at = list[int](), ARITHMETICS[0], "", 8
+    if data[3] != NATIVE_VERSION:
+        arithmetic, fingerprint, at = _read_arithmetic(data, at)
     while len(numbers) < HEADER_NUMBERS + 2 * (numbers[:1] == [0]):
         number, at = read_leb128(data, at)
         numbers.append(number)
@@ -115,9 +156,9 @@ def read_header(codec: TextCodec, data: bytes) -> BGZHeader:
         cause = f"the file was compressed with another model: digest {digest.hex()}, not {codec.digest.hex()}"
         raise BitgolfError(cause, hint="use the artifact that the file was compressed with")
     method = _decode_method(codec, *(*how, 0, 0)[:3])
-    task = CodingTask(codec, method, documents, rows, tokens)
+    task = CodingTask(codec, arithmetic, method, documents, rows, tokens)
     _check_counts(task, len(checksums), count, len(payload))
-    return BGZHeader(task, size, sha, checksums, payload)
+    return BGZHeader(task, fingerprint, size, sha, checksums, payload)
 
 
 def _spans(start: int, *lengths: int) -> list[tuple[int, int]]:

@@ -16,10 +16,11 @@ class TableChecksums:
     """A running CRC-32 of the probability tables, of which one byte is stored per checksum.
 
     The encoder stores these bytes in `data`. The decoder compares them with those of the file, `expected`.
+    hint: what to do if they differ.
     """
 
-    def __init__(self, expected: bytes | None = None) -> None:
-        self.data, self.expected = bytearray(), expected
+    def __init__(self, expected: bytes | None = None, hint: str = "") -> None:
+        self.data, self.expected, self.hint = bytearray(), expected, hint
         self.crc = self.tokens = self.checked = 0
         self.since = ""
 
@@ -45,6 +46,6 @@ class TableChecksums:
             raise BitgolfError(
                 "this machine computes other probabilities than the machine that compressed the file",
                 where=f"between {self.since} and {until} (tokens {self.checked:,} to {self.tokens:,} in coding order)",
-                hint="decompress with the same torch version on the same kind of processor",
+                hint=self.hint,
             )
         self.crc, self.checked, self.since = 0, self.tokens, ""

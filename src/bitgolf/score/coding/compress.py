@@ -1,7 +1,8 @@
 """Lossless compression with a model. The size of the compressed file proves a score.
 
-Encoder and decoder share one predictor (module `predictor`): the same calls with the same shapes on one thread, so both
-get the same floats and the same integer tables (24 bits, made by constriction). The end of a document is coded as BOS.
+Encoder and decoder share one predictor (module `predictor`), which makes the same calls with the same shapes, and one
+arithmetic (module `arithmetic`). So both get the same floats and the same integer tables (24 bits, made by
+constriction). The end of a document is coded as BOS.
 The predicted bits are those of the referee's score with the same method and isolated documents. The model runs on the
 CPU in float32, on whatever device it was trained or scored. The file format is described in `bgz_format`.
 """
@@ -31,6 +32,7 @@ from bitgolf.score.coding.bgz_format import (
     read_header,
     write_bgz,
 )
+from bitgolf.score.coding.arithmetic import Arithmetic, NativeArithmetic, choose_arithmetic, machine_fingerprint
 from bitgolf.score.coding.checksums import TableChecksums
 from bitgolf.score.coding.predictor import DocumentPredictor, Symbols, is_codable, open_predictor
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod
@@ -47,6 +49,7 @@ class Compressed(NamedTuple):
     data: bytes
     bits: float
     tokens: int
+    arithmetic: str
 
 
 def default_method(methods: Sequence[Spec[ScoringMethod]]) -> Spec[ScoringMethod]:
@@ -68,12 +71,13 @@ def compress(
     *,
     method: Spec[ScoringMethod],
     rows: int = 64,
+    portable: bool | None = None,
     progress: ProgressCallback | None = None,
 ) -> Compressed:
     """Compress documents (token ids without BOS). `decompress` restores their bytes and borders with the same artifact.
 
-    rows: documents coded side by side. Raises `UsageError` if a document has BOS, if the method cannot be coded (see
-    `is_codable`), or if there are too many rows.
+    rows: documents coded side by side. portable: the arithmetic, see `choose_arithmetic`. Raises `UsageError` if a
+    document has BOS, if the method cannot be coded (see `is_codable`) in this arithmetic, or if there are too many rows.
     """
     bos, count = codec.model.bos, sum(len(d) + 1 for d in documents)
     for i, document in enumerate(documents):
@@ -81,7 +85,7 @@ def compress(
             cause = f"the document contains BOS (token {bos}), which ends documents"
             raise UsageError(cause, where=f"compress: document {i}", hint="pass documents without BOS")
     numbers, made = encode_method(codec, method), method()
-    rows = num_rows(made, rows, len(documents))
+    arithmetic, rows = choose_arithmetic(made, portable), num_rows(made, rows, len(documents))
     check_size(rows, made)
     ended = [np.append(d, bos).astype(np.int32) for d in documents]
     encoder, checksums = _stream.queue.RangeEncoder(), TableChecksums()
@@ -91,12 +95,13 @@ def compress(
         encoder.encode(symbols, CATEGORICAL, tables)
         return symbols
 
-    task = CodingTask(codec, made, len(documents), rows, count)
+    task = CodingTask(codec, arithmetic, made, len(documents), rows, count)
     bits = _run(task, encode, checksums, progress) if documents else 0.0
     texts = [codec.tokenizer.decode(d) for d in documents]
     payload = encoder.get_compressed().astype("<u4").tobytes()
     numbers += [rows, len(documents), count]
-    return Compressed(write_bgz(codec, numbers, texts, bytes(checksums.data), payload), bits, count)
+    data = write_bgz(codec, arithmetic, numbers, texts, bytes(checksums.data), payload)
+    return Compressed(data, bits, count, arithmetic.name)
 
 
 def decompress(codec: TextCodec, data: bytes, progress: ProgressCallback | None = None) -> list[bytes]:
@@ -121,13 +126,23 @@ def decompress(codec: TextCodec, data: bytes, progress: ProgressCallback | None 
         return symbols
 
     if header.task.documents:
-        _run(header.task, decode, TableChecksums(header.checksums), progress)
+        hint = _hint(header.task.arithmetic, header.fingerprint)
+        _run(header.task, decode, TableChecksums(header.checksums, hint), progress)
     texts = [codec.tokenizer.decode(found[i][:-1]) for i in range(header.task.documents)]
     if sum(map(len, texts)) != header.bytes or documents_digest(texts) != header.digest:
         size = sum(map(len, texts))
         cause = f"the decoded text ({size:,} bytes) is not the one that was compressed ({header.bytes:,} bytes)"
         raise CorruptFileError(f"{cause}; nothing was written")
     return texts
+
+
+def _hint(arithmetic: Arithmetic, fingerprint: str) -> str:
+    """What to do if this machine computes other probabilities than the one that compressed a file."""
+    if not isinstance(arithmetic, NativeArithmetic):
+        return "the model or the file was changed: in portable arithmetic every machine computes the same"
+    if not fingerprint or fingerprint == machine_fingerprint():
+        return "decompress with the same torch version on the same kind of processor"
+    return f"decompress with {fingerprint} (here: {machine_fingerprint()}), or compress with --portable"
 
 
 # ---- shared by encoder and decoder ----------------------------------------------------------------------------------
@@ -140,12 +155,15 @@ def _run(
     progress: ProgressCallback | None,
 ) -> float:
     """Code all documents. `code_symbols` codes n tokens with tables (n, V) and returns them. Returns the bits."""
-    codec, bits, done = task.codec, 0.0, 0
-    with open_predictor(codec.model, codec.tokenizer.vocab, task.method, task.documents, task.rows) as predictor:
+    codec, arithmetic, bits, done = task.codec, task.arithmetic, 0.0, 0
+    with (
+        arithmetic.activate(),
+        open_predictor(codec.model, codec.tokenizer.vocab, task.method, task.documents, task.rows) as predictor,
+    ):
         while predictor.active:
             done += len(predictor.active)
             logs = predictor.log_probabilities()
-            tables = logs.exp().numpy()
+            tables = arithmetic.tables(logs)
             checksums.add(predictor.position(), tables)
             with _diverged(predictor, checksums):
                 if done > task.tokens:

@@ -2,7 +2,7 @@
 
 Documents are isolated and read side by side in rows, in the given order; when one ends, the next takes its row.
 Contexts are those of the scoring method's windows. Every step depends only on tokens that are already known. So both
-sides call the model with the same shapes in the same order, and on one thread they get the same floats.
+sides call the model with the same shapes in the same order, and in the same arithmetic they get the same floats.
 """
 
 from __future__ import annotations
@@ -199,25 +199,14 @@ def check_codable(method: ScoringMethod) -> None:
 def open_predictor(
     model: LM, vocab: int, method: ScoringMethod, documents: int, rows: int
 ) -> Iterator[DocumentPredictor]:
-    """A predictor for documents that are coded on one thread. The model is restored afterwards.
+    """A predictor for documents that are coded. The model is restored afterwards.
 
     rows: documents side by side; ignored for `DocumentLoRA`, which has a fixed number. Raises `UsageError` if the
     method cannot be coded.
     """
     check_codable(method)
-    with _one_thread(), closing(method.make_player(model, vocab, CPU_FLOAT32, SINGLE_PROCESS)) as player:
+    with closing(method.make_player(model, vocab, CPU_FLOAT32, SINGLE_PROCESS)) as player:
         if isinstance(player, LoRAPlayer) and isinstance(method, DocumentLoRA):
             yield AdaptivePredictor(player, method, documents)
         else:
             yield DocumentPredictor(model, method, documents, rows)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread, so that the order of every sum is fixed. Small products are not slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

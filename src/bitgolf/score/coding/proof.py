@@ -30,6 +30,7 @@ from bitgolf.report.log import RunLog
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.callbacks import bits_progress
 from bitgolf.score.coding import compress
+from bitgolf.score.coding.arithmetic import choose_arithmetic
 from bitgolf.score.coding.bgz_format import TextCodec, encode_method
 from bitgolf.score.coding.predictor import CPU_FLOAT32
 from bitgolf.score.coding.sampling import CONFIDENCE, max_false_fraction, sample_groups
@@ -64,6 +65,7 @@ class ProofTask(NamedTuple):
     """The claim to prove: the score of `text` with a method of the artifact, documents isolated.
 
     artifact: path of its file. group_targets: minimum targets per group. rows: documents coded side by side.
+    portable: the arithmetic of the compressed files, see `choose_arithmetic`. The score is computed by torch.
     """
 
     artifact: Path
@@ -72,6 +74,12 @@ class ProofTask(NamedTuple):
     method: Spec[ScoringMethod]
     group_targets: int = 200_000  # so that the 60 bytes of overhead per file are less than 0.1 % of its payload
     rows: int = 64
+    portable: bool | None = None
+
+    @property
+    def arithmetic(self) -> str:
+        """Name of the arithmetic of the compressed files. Raises `UsageError` if the method cannot be coded in it."""
+        return choose_arithmetic(self.isolated_method, self.portable).name
 
     @property
     def isolated_method(self) -> ScoringMethod:
@@ -87,6 +95,7 @@ def prove(claim: ProofTask, folder: Path, *, sample: int, challenge: str, log: R
     sample: number of groups to decompress, 0 for all. Raises `BitgolfError`, with group and document, if a document is
     not restored.
     """
+    log.detail(f"coding in {claim.arithmetic} arithmetic")
     _read(folder / "commitment.json")
     groups, clock = list(group_documents(claim)), time.perf_counter
     times = [clock()]
@@ -179,13 +188,20 @@ def _score_groups(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Pat
 
 def _compress_group(claim: ProofTask, group: DocumentGroup, folder: Path, log: RunLog, groups: int) -> Path:
     """Compress a group. The file name contains the cache key, so an existing file is reused."""
-    path = folder / f"{group.number:05d}-{_key(claim, _digest(group))}.bgz"
+    path = folder / f"{group.number:05d}-{_key(claim, claim.arithmetic, _digest(group))}.bgz"
     if path.exists():
         return path
     size = sum(map(len, group.decode(claim.codec.tokenizer)))
     progress = bits_progress(log.progress, f"compress group {group.number} of {groups}", size)
     with error_location(f"group {group.number}"):
-        file = compress.compress(claim.codec, group.documents, method=claim.method, rows=claim.rows, progress=progress)
+        file = compress.compress(
+            claim.codec,
+            group.documents,
+            method=claim.method,
+            rows=claim.rows,
+            portable=claim.portable,
+            progress=progress,
+        )
     write_bytes(path, file.data)
     return path
 
@@ -255,6 +271,7 @@ def _result(
         format=FORMAT,
         artifact=str(claim.artifact),
         method=method.name,
+        arithmetic=claim.arithmetic,
         window=method.window,
         stride=method.stride,
         bytes=size,
