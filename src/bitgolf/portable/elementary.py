@@ -138,6 +138,18 @@ def tanh_kernel(x: Floats, out: Floats) -> None:
         out[i] = cubic if -SMALL_TANH < value < SMALL_TANH else ratio
 
 
+def square_root_kernel(x: Floats, out: Floats) -> None:
+    """sqrt(x), correctly rounded; torch's is not where it calls MKL."""
+    for i in range(x.size):
+        out[i] = np.sqrt(x[i])
+
+
+def inverse_root_kernel(x: Floats, out: Floats) -> None:
+    """1 / sqrt(x)."""
+    for i in range(x.size):
+        out[i] = 1.0 / np.sqrt(np.float64(x[i]))
+
+
 def power_kernel(base: Floats, exponent: Floats, out: Floats) -> None:
     """exp(exponent * log(base)) of a base that is not negative; one of the two may have a single element."""
     for i in range(out.size):

@@ -70,9 +70,15 @@ class PortableFunctions:
 
     def power(self, base: Tensor | float, exponent: Tensor | float) -> Tensor:
         """base ** exponent, where one of the two is a number. Negative bases give NaN except for the exponents below."""
-        if isinstance(base, Tensor) and exponent in (2, 3, 0.5, -0.5, -1):
-            squares = {2: lambda x: x * x, 3: lambda x: x * x * x, 0.5: torch.sqrt, -1: torch.reciprocal}
-            return squares.get(exponent, lambda x: torch.reciprocal(torch.sqrt(x)))(base)
+        simple = {
+            2: lambda x: x * x,
+            3: lambda x: x * x * x,
+            -1: torch.reciprocal,
+            0.5: self.elementwise(self.kernels.square_root, "sqrt"),
+            -0.5: self.elementwise(self.kernels.inverse_root, "rsqrt"),
+        }
+        if isinstance(base, Tensor) and exponent in simple:
+            return simple[exponent](base)
         arrays = [
             contiguous_array(x if isinstance(x, Tensor) else torch.tensor([x], dtype=torch.float32), "power")
             for x in (base, exponent)

@@ -20,6 +20,8 @@ class Kernels(NamedTuple):
     sigmoid: Kernel
     silu: Kernel
     tanh: Kernel
+    square_root: Kernel
+    inverse_root: Kernel
     power: Kernel
     sine: Kernel
     sum: Kernel
@@ -45,6 +47,8 @@ def compiled_kernels() -> Kernels:
         elementary.sigmoid_kernel,
         elementary.silu_kernel,
         elementary.tanh_kernel,
+        elementary.square_root_kernel,
+        elementary.inverse_root_kernel,
         elementary.power_kernel,
         elementary.sine_kernel,
         reductions.sum_kernel,

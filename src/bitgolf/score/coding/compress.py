@@ -189,7 +189,7 @@ def _diverged(predictor: DocumentPredictor, checksums: TableChecksums) -> Iterat
     except CorruptFileError as error:
         cause = f"{error.message}: the file was altered, or this machine computes other probabilities"
         where = f"between {checksums.since or predictor.position()} and {predictor.position()}"
-        raise CorruptFileError(cause, where=where) from error
+        raise CorruptFileError(cause, where=where, hint=checksums.hint) from error
 
 
 def _decoded(decoder: Any, tables: np.ndarray) -> Symbols:
