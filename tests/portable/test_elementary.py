@@ -18,7 +18,9 @@ from helpers.examples import examples
 FLOATS = st.integers(0, 2**32 - 1).map(lambda bits: float(np.uint32(bits).view(np.float32))).filter(lambda x: x == x)
 ORDINARY = st.floats(-20, 20, width=32)
 NUMBERS = st.lists(FLOATS | ORDINARY, min_size=1, max_size=60).map(lambda values: np.array(values, np.float32))
-EXTREMES = np.array([0.0, -0.0, 1e-45, -1e-45, 1.17e-38, 3.4e38, -3.4e38, 88.7, -103.9, 2**-10, np.inf, -np.inf], np.float32)
+EXTREMES = np.array(
+    [0.0, -0.0, 1e-45, -1e-45, 1.17e-38, 3.4e38, -3.4e38, 88.7, -103.9, 2**-10, np.inf, -np.inf], np.float32
+)
 TRUTH: dict[str, Callable[[float], float]] = {
     "exp": lambda x: math.exp(x) if x < 200 else math.inf,
     "log": lambda x: math.log(x) if x > 0 else -math.inf,

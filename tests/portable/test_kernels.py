@@ -82,7 +82,10 @@ def test_reductions_equal_the_reference(rows: int, n: int, seed: int, scale: flo
 def test_attention_equals_the_reference(
     texts: int, heads: tuple[int, int], queries: int, keys: int, width: int, seed: int, kind: str
 ) -> None:
-    q, k, v = (numbers(seed + i, texts, h, n, width) for i, (h, n) in enumerate([(heads[0], queries), (heads[1], keys), (heads[1], keys)]))
+    q, k, v = (
+        numbers(seed + i, texts, h, n, width)
+        for i, (h, n) in enumerate([(heads[0], queries), (heads[1], keys), (heads[1], keys)])
+    )
     chance, shape = np.random.default_rng(seed), (texts, heads[0], queries, keys)
     mask = {
         "none": np.ones((queries, keys), bool),
@@ -114,4 +117,6 @@ def test_threads_and_batches_change_no_bit(threads: int, monkeypatch: pytest.Mon
     functions.close()
     assert torch.equal(torch.cat(alone), product[[0, 1, 640, 1299]])
     assert torch.equal(single, attended[2:3, :, :4])
-    assert product[::400, ::50].numpy().tobytes() == reference.product(x[::400].numpy(), weight[::50].numpy().T).tobytes()
+    assert (
+        product[::400, ::50].numpy().tobytes() == reference.product(x[::400].numpy(), weight[::50].numpy().T).tobytes()
+    )

@@ -32,6 +32,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "aten::erf": lambda: X.erf(),
     "aten::addcmul": lambda: torch.addcmul(X, X, X),
     "aten::lerp": lambda: torch.lerp(X, X, 0.3),
+    "aten::max": lambda: X.max(0),
+    "aten::index_put": lambda: X.clone().index_put_((torch.zeros(3, dtype=torch.int64),), X[:3], accumulate=True),
     "aten::prod": lambda: X.prod(),
     "aten::var": lambda: X.var(1),
     "aten::logsumexp|aten::exp_|aten::sum": lambda: X.logsumexp(1),
@@ -67,6 +69,7 @@ LIKE_TORCH: dict[str, Callable[[Tensor], Tensor]] = {
     "batches": lambda x: torch.einsum("bij,bkj->bik", x.reshape(2, 2, 6), x.reshape(2, 2, 6)),
     "cumulative": lambda x: x.cumsum(0) + x.cumsum(-1) + torch.arange(24).reshape(4, 6).cumsum(1),
     "attention": lambda x: F.scaled_dot_product_attention(x[None, None], x[None, None], x[None, None], is_causal=True),
+    "limits": lambda x: x.relu() + x.clamp(-1, 2) + x.clamp_min(0.5) + x.clamp_max(-1.0) + torch.maximum(x, -x) + torch.minimum(x, x * 2),
     "norms": lambda x: F.normalize(x, dim=-1) + F.rms_norm(x, (6,), x[0], 0.1),
     "integers": lambda x: (torch.arange(6).sum() + torch.arange(6) // 4).float(),
 }  # fmt: skip
@@ -168,6 +171,7 @@ def test_published_recipes_have_only_portable_operators(name: str) -> None:
 
 
 # ---- other processors -----------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(
     ("capability", "features", "threads"),

@@ -50,7 +50,9 @@ def attention_kernel(
                 total = normalize_scores(row, scale, scores)
                 weighted_sum(scores, v, start_v, strides[2, 2], sums)
                 for channel in range(width):
-                    out[text, query, head, channel] = sums[channel] / total if total > np.float32(0.0) else np.float32(0.0)
+                    out[text, query, head, channel] = (
+                        sums[channel] / total if total > np.float32(0.0) else np.float32(0.0)
+                    )
 
 
 def score_keys(q: Floats, start_q: int, k: Floats, start_k: int, stride: int, channels: int, scores: Floats) -> None:

@@ -33,6 +33,13 @@ def contiguous_array(x: Tensor, name: str, dtypes: Sequence[torch.dtype] = (torc
     return (x.detach() if x.requires_grad else x).contiguous().numpy()
 
 
+def clamp(x: Tensor, lowest: Tensor | float | None = None, highest: Tensor | float | None = None) -> Tensor:
+    """x between two limits, by comparisons. A zero keeps its sign, and NaN stays NaN."""
+    if lowest is not None:
+        x = torch.where(x < lowest, lowest, x)
+    return x if highest is None else torch.where(x > highest, highest, x)
+
+
 class PortableFunctions:
     """The functions of one session. It keeps the packed columns of parameters, and threads until `close`."""
 

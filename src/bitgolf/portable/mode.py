@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from bitgolf.errors import BitgolfError
 from bitgolf.portable.exact_operators import EXACT
-from bitgolf.portable.functions import PortableFunctions
+from bitgolf.portable.functions import PortableFunctions, clamp
 
 Operator = Callable[..., Any]
 WITH_FACTOR = "add", "add_", "sub", "sub_", "rsub"
@@ -116,6 +116,8 @@ class DispatchedOperators(TorchDispatchMode):
             return lambda *args, **kwargs: (
                 replacement(*args, **kwargs) if any(map(_is_float, args)) else _integers_only(func, args, kwargs)
             )
+        if name in ("index_put", "index_put_"):
+            return lambda *args, **kwargs: _index_put(func, args, kwargs)
         if name == "arange":
             return lambda *args, **kwargs: _arange(func, args, kwargs)
         if name in EXACT and (name not in ("div", "div_") or func._overloadname in ("Tensor", "Scalar")):
@@ -164,6 +166,12 @@ def replaced_operators(functions: PortableFunctions) -> dict[str, Operator]:
         "tanh": f.elementwise(kernels.tanh, "tanh"),
         "sin": lambda x: f.sine(x, 0, "sin"),
         "cos": lambda x: f.sine(x, 1, "cos"),
+        "relu": lambda x: clamp(x, 0.0),
+        "clamp": clamp,
+        "clamp_min": clamp,
+        "clamp_max": lambda x, highest: clamp(x, None, highest),
+        "maximum": clamp,
+        "minimum": lambda x, y: clamp(x, None, y),
         "sqrt": f.elementwise(kernels.square_root, "sqrt"),
         "rsqrt": f.elementwise(kernels.inverse_root, "rsqrt"),
         "pow": f.power,
@@ -185,6 +193,13 @@ def _cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     return x if dtype is None else x.to(dtype)
 
 
+def _index_put(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Raises `BitgolfError` for sums of floats at equal indices, whose order torch does not fix."""
+    if (kwargs.get("accumulate") or (len(args) > 3 and args[3])) and _is_float(args[0]):
+        raise BitgolfError("portable arithmetic has no aten::index_put with accumulate", hint="use --native")
+    return func(*args, **kwargs)
+
+
 def _arange(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Integers, also as floats. Raises `BitgolfError` for fractions, which torch may round in several ways."""
     if any(float(x) % 1 for x in args):
@@ -192,17 +207,15 @@ def _arange(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return func(*args, **kwargs)
 
 
-def _norm(
-    functions: PortableFunctions, x: Tensor, order: float, axes: list[int] | None, keepdim: bool
-) -> Tensor:
+def _norm(functions: PortableFunctions, x: Tensor, order: float, axes: list[int] | None, keepdim: bool) -> Tensor:
     if order != 2:
         raise BitgolfError(f"portable arithmetic has the norm of order 2 only, got {order}", hint="use --native")
     return functions.norm(x, axes, keepdim)
 
 
-def _add_product(
-    functions: PortableFunctions, bias: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float
-) -> Tensor:
+def _add_product(functions: PortableFunctions, bias: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
     if beta != 1 or alpha != 1:
-        raise BitgolfError(f"portable arithmetic has addmm without factors only, got {beta} and {alpha}", hint="use --native")
+        raise BitgolfError(
+            f"portable arithmetic has addmm without factors only, got {beta} and {alpha}", hint="use --native"
+        )
     return functions.matrix_product(a, b) + bias

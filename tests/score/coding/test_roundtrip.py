@@ -33,7 +33,9 @@ def test_documents_decode_until_the_limit() -> None:
 def compress(source: Path, target: Path) -> CompressResult:
     target.write_bytes(source.read_bytes()[::-1])
     size = source.stat().st_size
-    return CompressResult(bytes_in=size, bytes_out=size, bpb_coded=8.0, bpb_predicted=8.0, method="m", arithmetic="native", seconds=0.0)
+    return CompressResult(
+        bytes_in=size, bytes_out=size, bpb_coded=8.0, bpb_predicted=8.0, method="m", arithmetic="native", seconds=0.0
+    )
 
 
 def decompress(source: Path, target: Path) -> DecompressResult:

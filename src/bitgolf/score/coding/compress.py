@@ -21,6 +21,7 @@ import numpy as np
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import CorruptFileError, UsageError
 from bitgolf.score.callbacks import ProgressCallback
+from bitgolf.score.coding.arithmetic import Arithmetic, NativeArithmetic, choose_arithmetic, machine_fingerprint
 from bitgolf.score.coding.bgz_format import (
     MIN_PROBABILITY,
     CodingTask,
@@ -32,7 +33,6 @@ from bitgolf.score.coding.bgz_format import (
     read_header,
     write_bgz,
 )
-from bitgolf.score.coding.arithmetic import Arithmetic, NativeArithmetic, choose_arithmetic, machine_fingerprint
 from bitgolf.score.coding.checksums import TableChecksums
 from bitgolf.score.coding.predictor import DocumentPredictor, Symbols, is_codable, open_predictor
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod
