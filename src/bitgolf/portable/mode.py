@@ -59,7 +59,8 @@ class ReplacedFunctions(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return self._replaced.get(func, func)(*args, **(kwargs or {}))
+        replacement = self._replaced.get(func)
+        return (func if replacement is None else replacement)(*args, **(kwargs or {}))
 
     def _rms_norm(
         self, x: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
@@ -82,8 +83,8 @@ class ReplacedFunctions(TorchFunctionMode):
     ) -> Tensor:
         if dropout_p:
             raise BitgolfError("portable arithmetic has no dropout", where="scaled_dot_product_attention")
-        scale = q.shape[-1] ** -0.5 if scale is None else scale
-        return self._functions.attention(q, k, v, attn_mask, is_causal, scale)
+        factor = float(q.shape[-1] ** -0.5) if scale is None else scale
+        return self._functions.attention(q, k, v, attn_mask, is_causal, factor)
 
 
 class DispatchedOperators(TorchDispatchMode):
@@ -136,8 +137,8 @@ def _has_floats(values: Any) -> bool:
 
 def _without_factor(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """a + alpha b with a product of its own: torch may fuse it with the addition."""
-    factor = kwargs.pop("alpha", 1) if "alpha" in kwargs else (args[2] if len(args) > 2 else 1)
-    first, second = args[:2]
+    first, second, *rest = args
+    factor = kwargs.pop("alpha", rest[0] if rest else 1)
     if factor == 1:
         return func(first, second, **kwargs)
     if func.name().startswith("aten::rsub"):

@@ -3,7 +3,6 @@
 A loop over 16 partial sums is not vectorized well by itself, since the arrays might overlap.
 """
 
-# pyright: basic
 from __future__ import annotations
 
 from typing import Any
@@ -19,8 +18,7 @@ LANES = 16
 FLOATS = types.Array(types.float32, 1, "C")
 
 
-@intrinsic
-def dot_blocks(typing_context: Any, a: Any, start_a: Any, b: Any, start_b: Any, n: Any) -> Any:
+def _dot_blocks(typing_context: Any, a: Any, start_a: Any, b: Any, start_b: Any, n: Any) -> Any:
     """Return the dot product of a[start_a :] and b[start_b :], n elements, a multiple of 16.
 
     Product i belongs to partial sum i mod 16, in ascending order. The sums are added by halves: i + (i + 8), then
@@ -52,6 +50,9 @@ def dot_blocks(typing_context: Any, a: Any, start_a: Any, b: Any, start_b: Any, 
         return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
 
     return signature, generate
+
+
+dot_blocks: Any = intrinsic(_dot_blocks)
 
 
 def _load(builder: Any, pointer: Any, vector: Any) -> Any:

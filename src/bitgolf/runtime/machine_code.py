@@ -18,6 +18,7 @@ from typing import Any
 
 import numba
 from numba.core.compiler import CompileResult
+from numba.core.extending import _Intrinsic as Intrinsic
 from numba.core.serialize import dumps
 
 from bitgolf.files import digest, write_bytes
@@ -92,7 +93,7 @@ class MachineCodeFiles:
 def _code_folder(functions: Sequence[Callable[..., Any]]) -> Path | None:
     """The folder of these functions' files, named after the last one's module and a digest of what their code depends on.
 
-    That is the source of their modules, constants from other modules, the versions of numba and Python, numba's
+    That is the source of their modules and of those of intrinsics, constants from other modules, the versions of numba and Python, numba's
     settings, and the options of compilation.
     """
     root = cache_folder()
@@ -102,7 +103,8 @@ def _code_folder(functions: Sequence[Callable[..., Any]]) -> Path | None:
     constants = [(name, sys.modules[module].__dict__.get(name)) for name, module in names]
     plain = [(name, value) for name, value in constants if isinstance(value, bool | int | float | str | tuple)]
     settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("NUMBA_"))
-    sources = list(dict.fromkeys(Path(function.__code__.co_filename) for function in functions))
+    intrinsics = [value._defn for _, value in constants if isinstance(value, Intrinsic)]
+    sources = list(dict.fromkeys(Path(function.__code__.co_filename) for function in (*intrinsics, *functions)))
     texts = [source.read_text(encoding="utf-8") for source in sources]
     depends_on = texts, plain, numba.__version__, sys.version, settings, OPTIONS
     return root / "machine_code" / f"{sources[-1].stem}-{digest(repr(depends_on).encode())}"
