@@ -161,7 +161,7 @@ def test_groups_claims_and_files_add_up(toy: Path, tmp_path: Path, in_this_proce
 def test_adapters_are_proved_too(toy: Path, tmp_path: Path, in_this_process: list[Path]) -> None:
     report = proved(claim(toy, 1_500, method=1), tmp_path)
     assert report.method == "lora" and len(in_this_process) == report.groups == 1
-    assert 0 < 8 * report.coded_bytes - report.claimed_bits < 0.001 * report.claimed_bits + 8 * 60
+    assert 0 < 8 * report.coded_bytes - report.claimed_bits < 0.001 * report.claimed_bits + 8 * 100
 
 
 def test_a_proof_that_was_cut_off_goes_on(
