@@ -16,6 +16,7 @@ from bitgolf.sweeps.gates import Gate
 from bitgolf.sweeps.search.search import Search
 
 MOST_SEEDS = 1_000
+LARGEST_SEED = 2**63 - 1
 VARIANT_FACTOR = "variant"
 """Name of the factor of all `--variant` options."""
 
@@ -98,7 +99,7 @@ def _variant(text: str) -> Spec[FactorLevel]:
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
     """The seeds of `3` (three of them, from `first` on), or of `42,314,1337` (these). Raises `UsageError` otherwise."""
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and len(word) < 20 and int(word) < 2**63 for word in words):
+    if not all(word.isdecimal() and len(word) < 20 and int(word) <= LARGEST_SEED for word in words):
         raise UsageError(
             f"expected a number of seeds, or seeds separated by commas, got {text!r}",
             where="--seeds",
