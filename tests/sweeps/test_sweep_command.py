@@ -129,7 +129,9 @@ def test_a_trained_run_is_not_trained_again(swept: tuple[Path, SweepSummary]) ->
     assert refused.returncode == 2 and "--score: only the folder of a trained run" in refused.stderr
 
 
-@given(st.lists(st.integers(0, 2**63 - 1), min_size=2, max_size=5, unique=True), st.integers(1, 1000), st.integers(0, 99))
+@given(
+    st.lists(st.integers(0, 2**63 - 1), min_size=2, max_size=5, unique=True), st.integers(1, 1000), st.integers(0, 99)
+)
 def test_seeds_are_a_number_or_a_list(seeds: list[int], count: int, first: int) -> None:
     assert parse_seeds(", ".join(map(str, seeds))) == tuple(seeds)
     assert parse_seeds(str(count), first) == tuple(range(first, first + count))
