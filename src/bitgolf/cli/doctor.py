@@ -9,7 +9,7 @@ import typer
 
 from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.completion import complete_run
-from bitgolf.cli.options import LARGEST_COUNT, DeviceOption, JsonFlag, at_most, newest_run, print_result
+from bitgolf.cli.options import DeviceOption, JsonFlag, newest_run, print_result, tokens_option
 from bitgolf.errors import UsageError
 
 DOCTOR_TOKENS = 16384
@@ -24,13 +24,7 @@ DoctorArgument = Annotated[
 ]
 DoctorTokens = Annotated[
     int,
-    typer.Option(
-        "--tokens",
-        metavar="N",
-        min=64,
-        callback=at_most(LARGEST_COUNT),
-        help="Number of held-out tokens for the measurement. Half as many training tokens are for calibration.",
-    ),
+    tokens_option("Number of held-out tokens for the measurement. Half as many training tokens are for calibration."),
 ]
 EachFlag = Annotated[bool, typer.Option("--each", help="Measure each tensor alone instead of groups of tensors.")]
 

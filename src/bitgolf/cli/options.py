@@ -60,6 +60,11 @@ def at_most(highest: int) -> Callable[[typer.CallbackParam, int | None], int | N
     return check
 
 
+def tokens_option(help: str) -> Any:
+    """The option `--tokens`: a number of held-out tokens."""
+    return typer.Option("--tokens", metavar="N", min=64, callback=at_most(LARGEST_COUNT), help=help)
+
+
 def check_assignments(context: typer.Context, values: list[str]) -> list[str]:
     """The values of --set or --add. Raises `UsageError` for one that is followed by its VALUE as a word of its own."""
     words: Sequence[str] = context.obj or ()

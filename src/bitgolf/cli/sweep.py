@@ -21,6 +21,7 @@ from bitgolf.cli.options import (
     check_assignments,
     print_result,
     recipe_or_newest_run,
+    tokens_option,
 )
 from bitgolf.cli.run_options import DevicesOption, ReuseOption, ScoreTokensOption, parse_score_tokens
 from bitgolf.errors import UsageError
@@ -127,13 +128,7 @@ MeasureFlag = Annotated[
 ]
 TokensOption = Annotated[
     int,
-    typer.Option(
-        "--tokens",
-        metavar="N",
-        min=64,
-        callback=at_most(LARGEST_COUNT),
-        help="Of a trained run: number of held-out tokens to score.",
-    ),
+    tokens_option("Of a trained run: number of held-out tokens to score."),
 ]
 ListFlag = Annotated[bool, typer.Option("--list", help="List the sweeps of this package.")]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 import torch
 
 from bitgolf.quantize.stats import FactorCache, MatrixStats, StatsByPath, identity_stats
+from bitgolf.runtime.threads import single_threaded
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,14 +73,3 @@ class EncodingSession:
             return
         with ThreadPoolExecutor(self.workers, initializer=partial(torch.set_num_threads, 1)) as pool:
             yield from pool.map(work, items)
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Limit torch to one thread inside the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgolf.errors import UsageError
+from bitgolf.runtime.threads import single_threaded
 from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.methods import ScoringMethod
 
@@ -47,12 +48,8 @@ class NativeArithmetic:
     @contextmanager
     def activate(self) -> Iterator[None]:
         """Run torch on one thread. Small products are not slower."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with single_threaded():
             yield
-        finally:
-            torch.set_num_threads(threads)
 
     def tables(self, logs: Tensor) -> Tables:
         """exp(logs)."""
