@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitgolf.pipeline import code_size
 from helpers.examples import register_profiles
 
 register_profiles()
@@ -38,6 +39,27 @@ def no_sync() -> Iterator[None]:
     """Files are not synced to the disk: each sync takes milliseconds, and no test survives a power failure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+MEASURE_SCRIPT = code_size._stored_or_measured
+SCRIPT_BYTES = 44_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def assumed_script_sizes() -> Iterator[None]:
+    """To make a script takes seconds: its size is taken for granted, except in modules that use `real_script_sizes`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_size, "_stored_or_measured", lambda *_: SCRIPT_BYTES)
+        yield
+
+
+@pytest.fixture(scope="module")
+def real_script_sizes() -> Iterator[None]:
+    """The sizes of scripts are measured, as outside of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_size, "_stored_or_measured", MEASURE_SCRIPT)
+        patch.setattr(code_size, "_KNOWN", {})
         yield
 
 

@@ -16,6 +16,8 @@ from bitgolf.commands.record import TEXT_KEY, read_runs
 from bitgolf.errors import BitgolfError, UsageError
 from helpers.damage import finished_copy
 
+pytestmark = pytest.mark.usefixtures("real_script_sizes")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -40,6 +40,8 @@ from helpers.command_line import run_command as bitgolf
 from helpers.folder_state import folder_state
 from helpers.toy_run import RULES, finish, run_again, run_toy
 
+pytestmark = pytest.mark.usefixtures("real_script_sizes")
+
 PAIRS = 20
 GRAIN = (
     8  # bytes: a scale changes several streams, each in steps of 4 bytes; the tolerance of these files is 1 to 10 bytes

@@ -27,6 +27,8 @@ from helpers.damage import finished_copy
 from helpers.toy import toy_recipe
 from helpers.toy_run import run_again
 
+pytestmark = pytest.mark.usefixtures("real_script_sizes")
+
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:

@@ -30,6 +30,8 @@ from helpers.forked import ForkedProcess
 from helpers.forked_programs import run_forked, run_python
 from helpers.toy import toy_recipe
 
+pytestmark = pytest.mark.usefixtures("real_script_sizes")
+
 TEST_WORDS = ("alpha", "beta", "gamma", "delta", "while", "return", "if", "(x)", "= 1", "\n    ", "# note", "é")
 
 

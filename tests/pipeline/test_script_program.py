@@ -15,7 +15,7 @@ import pytest
 from bitgolf.export.script import recipe_script
 from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
 from bitgolf.pipeline.given_inputs import GivenInputs
-from bitgolf.pipeline.script_program import main
+from bitgolf.pipeline.script_program import limited, main, read_settings
 from bitgolf.tokens.loading import load_tokenizer
 from helpers.toy_run import scalable_recipe
 from helpers.toy_training import make_data
@@ -56,23 +56,29 @@ def losses(log: str) -> list[str]:
     return [loss for _, loss in STEP.findall(log)]
 
 
-def test_each_variable_acts(monkeypatch: pytest.MonkeyPatch, here: Path, data: Path) -> None:
-    recipe = scalable_recipe().to_json()
+def test_each_variable_acts(here: Path, data: Path, packed: str) -> None:
+    (here / "train_gpt.py").write_text(packed)
     (here / "elsewhere").mkdir()
     (data / "tokenizer.model").rename(here / "elsewhere" / "tok.model")
     given = {"DATA_PATH": str(data), "TOKENIZER_PATH": str(here / "elsewhere" / "tok.model"), "ITERATIONS": "2"}
+    environment = {**os.environ, **given, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-I", "train_gpt.py"]
     try:
-        run_program(monkeypatch, recipe, {**given, "RUN_ID": "a"})
-        run_program(monkeypatch, recipe, {**given, "RUN_ID": "b", "SEED": "5"})
-        timed = {"ITERATIONS": "0", "MAX_WALLCLOCK_SECONDS": "0.001", "RUN_ID": "c"}
-        untimed = scalable_recipe().replace(calibrate=None).set("quantize.1.use.solver", None)
-        run_program(monkeypatch, untimed.to_json(), {**given, **timed})
+        for settings in ({"RUN_ID": "a"}, {"RUN_ID": "b", "SEED": "5"}):
+            done = subprocess.run(command, cwd=here, env=environment | settings, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
     finally:
         (here / "elsewhere" / "tok.model").rename(data / "tokenizer.model")
-    logs = {name: (here / "runs" / name / "train.log").read_text() for name in "abc"}
-    assert [len(losses(logs[name])) for name in "abc"] == [2, 2, 1]
+    logs = {name: (here / "runs" / name / "train.log").read_text() for name in "ab"}
+    assert [len(losses(logs[name])) for name in "ab"] == [2, 2]
     assert losses(logs["a"])[1] != losses(logs["b"])[1], "another seed"
-    assert (here / "runs" / "a" / "artifact.bg").exists() and "Code size: 70000 bytes" in logs["a"]
+    assert (here / "runs" / "a" / "artifact.bg").exists() and f"Code size: {len(packed.encode())} bytes" in logs["a"]
+
+
+def test_limits_of_the_environment_replace_those_of_the_recipe(data: Path) -> None:
+    settings = read_settings({"DATA_PATH": str(data), "ITERATIONS": "0", "MAX_WALLCLOCK_SECONDS": "0.5"})
+    recipe = limited(scalable_recipe(), settings)
+    assert (recipe["train.steps"], recipe["train.seconds"]) == (0, 0.5)
 
 
 REFUSED = {

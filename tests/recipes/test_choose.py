@@ -28,6 +28,8 @@ from bitgolf.recipes.choose import (
 )
 from bitgolf.training.settings import Train
 
+pytestmark = pytest.mark.usefixtures("real_script_sizes")
+
 CAPS = st.floats(4.7, 7.81).map(lambda log: round(10**log))  # 50 kB to 64 MB
 CLOCKS = st.floats(1.48, 4.94).map(lambda log: round(10**log, 1))  # 30 s to 24 h
 TEXTS = st.floats(3.5, 12.0).map(lambda log: round(10**log))

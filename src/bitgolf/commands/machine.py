@@ -30,8 +30,9 @@ FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd"
 HOPPER = (9, 0)
 PACKAGES = ("torch", "numpy", "numba", "sentencepiece", "safetensors", "constriction", "brotli", "zstandard", "triton")
 EXTRAS = {
-    "cluster": ("ray", "data make --cluster"),
+    "cluster": ("ray", "data make --cluster, sweep --cluster"),
     "hub": ("huggingface_hub", "data fetch"),
+    "optuna": ("optuna", "sweep --search OptunaSearch"),
     "parquet": ("pyarrow", "text in Parquet files"),
     "tokenizers": ("tokenizers, tiktoken", "tokenizer.json and tiktoken files"),
 }

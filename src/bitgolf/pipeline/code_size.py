@@ -16,6 +16,7 @@ from bitgolf.export.class_bases import module_files
 from bitgolf.export.script import UNUSED_FIELDS, recipe_script
 from bitgolf.files import json_digest
 from bitgolf.pack.settings import Pack
+from bitgolf.recipes.identity import is_quick
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.display import current_display
 from bitgolf.runtime.cache_files import CacheFiles, cache_folder
@@ -45,6 +46,8 @@ def code_size(recipe: Spec[Recipe], tokenizer: str) -> CodeSize:
     """
     if reason := no_script_because(recipe):
         return CodeSize(None, reason)
+    if is_quick(recipe["name"]):
+        return CodeSize(None, "a toy of --quick, whose script is not made before it is exported")
     key = _key(recipe, tokenizer)
     if key not in _KNOWN:
         _KNOWN[key] = _stored_or_measured(key, recipe, tokenizer)

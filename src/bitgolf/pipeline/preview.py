@@ -6,7 +6,7 @@ from bitgolf.cautions import cautions
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shard_folder import open_shard_folder
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.pipeline.code_size import CodeSize, check_room, code_size, size_by_trainer
+from bitgolf.pipeline.code_size import NOT_MEASURED, CodeSize, check_room, code_size, size_by_trainer
 from bitgolf.pipeline.data import text_source
 from bitgolf.pipeline.forecast import FORECAST_ERROR, RecipeForecast, forecast_recipe, forecast_run_bytes
 from bitgolf.pipeline.state import Run
@@ -40,17 +40,19 @@ def preview_training(run: Run, *, prepared: bool, strict_cap: bool) -> None:
 
 
 def _vocab_and_code(run: Run, *, prepared: bool) -> tuple[int, CodeSize]:
-    """Size of the vocabulary that the model will have, and of the script.
+    """Size of the vocabulary that the model will have, and of the script, which is made only if the cap limits it.
 
     Both depend on the tokenizer: that of existing shards, otherwise the recipe's.
     """
+    counted = run.recipe().pack().counted == "model+code"
+    if not (prepared or run.shards):
+        return run.recipe().tokens().vocab, size_by_trainer(run.recipe) if counted else NOT_MEASURED
     if prepared:
-        kind = load_tokenizer(run.data_folder / "tokenizer.model").kind
-        return load_manifest(run.data_folder).vocab, code_size(run.recipe, kind)
-    if run.shards:
+        tokenizer, vocab = load_tokenizer(run.data_folder / "tokenizer.model"), load_manifest(run.data_folder).vocab
+    else:
         tokenizer = open_shard_folder(run.shards, run.tokenizer).tokenizer
-        return tokenizer.vocab, code_size(run.recipe, tokenizer.kind)
-    return run.recipe().tokens().vocab, size_by_trainer(run.recipe)
+        vocab = tokenizer.vocab
+    return vocab, code_size(run.recipe, tokenizer.kind) if counted else NOT_MEASURED
 
 
 def _parts(expected: RecipeForecast) -> str:
