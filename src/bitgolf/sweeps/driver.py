@@ -28,7 +28,7 @@ from bitgolf.sweeps.waves import text_identity, training_identity, waves
 
 
 class SweepInputs(NamedTuple):
-    """Where a sweep takes its text from, and how its runs are executed. reuse: runs whose stages may be taken over."""
+    """Where a sweep takes its text from, and how its runs are executed."""
 
     given: GivenInputs = GivenInputs()
     options: ExecutionOptions = ExecutionOptions()
