@@ -120,7 +120,7 @@ def show(
     from bitgolf.commands.auto_table import auto_table
     from bitgolf.commands.show import describe_recipe
     from bitgolf.commands.show_table import show_table
-    from bitgolf.pipeline.code_size import size_by_trainer
+    from bitgolf.pipeline.code_size import size_if_counted
 
     edits, choice = edits_in_order(context, sets, adds), None
     if request := auto_options(recipe, cap, seconds, speed):
@@ -135,7 +135,7 @@ def show(
         raise UsageError(message, where="--text" if text else "--shards", hint="leave it out")
     else:
         wanted = _resolve(recipe, edits, quick=quick)
-    document = describe_recipe(wanted, choice, code=size_by_trainer(wanted))
+    document = describe_recipe(wanted, choice, code=size_if_counted(wanted))
     chosen = [auto_table(choice, line_width(sys.stdout))] if choice else []
     print_result(as_json, document, "\n\n".join([*chosen, show_table(document)]))
 

@@ -122,8 +122,15 @@ def drop_defaults(node: ast.ClassDef, unused: Collection[Default]) -> None:
 
 
 def used_defaults(node: ast.AST, unused: Collection[Default]) -> set[Default]:
-    """Return those of `unused` that a call in `node` needs: of `part(C, …)` or `C(…)` without the argument."""
+    """Return those of `unused` that a call in `node` needs: of `part(C, …)` or `C(…)` without the argument.
+
+    A class that calls the constructor of its base without the argument needs its default, too.
+    """
     found = set[Default]()
+    for heir in (n for n in ast.walk(node) if isinstance(n, ast.ClassDef)):
+        bases = {base.id for base in heir.bases if isinstance(base, ast.Name)}
+        for given in _given_to_base(heir):
+            found |= {(name, argument) for name, argument in unused if name in bases and argument not in given}
     for call in ast.walk(node):
         if not isinstance(call, ast.Call):
             continue
@@ -134,6 +141,19 @@ def used_defaults(node: ast.AST, unused: Collection[Default]) -> set[Default]:
         elif isinstance(target, ast.Name):
             found |= {default for default in unused if default[0] == target.id}
     return found
+
+
+def _given_to_base(node: ast.ClassDef) -> list[set[str | None]]:
+    """Return the names of the arguments of each `super().__init__(…)` in a class."""
+    calls = (call for call in ast.walk(node) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute))
+    own = (
+        c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "__init__" and _is_super(c.func.value)
+    )
+    return [{keyword.arg for keyword in call.keywords} for call in own]
+
+
+def _is_super(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
 
 
 def _constructors(node: ast.ClassDef) -> list[ast.FunctionDef]:

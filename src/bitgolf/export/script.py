@@ -83,14 +83,17 @@ def reached_by(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Reached:
 
 
 def _unused_defaults(recipe: Any, modules: dict[str, str]) -> set[Default]:
-    """Return the default values of parts that no part of a recipe uses, as each states the argument."""
-    found = set[Default]()
-    for name, module in modules.items():
-        classes = (node for node in module_tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
-        found |= {(name, argument) for node in classes for argument in part_defaults(node)}
-    return found - {
-        (part["part"], argument) for part in parts_in(recipe) for _, argument in found if argument not in part
+    """Return the default values of parts that no part of a recipe uses: each states the argument, its base gets it."""
+    classes = {
+        name: node
+        for name, module in modules.items()
+        for node in module_tree(module).body
+        if isinstance(node, ast.ClassDef) and node.name == name
     }
+    found = {(name, argument) for name, node in classes.items() for argument in part_defaults(node)}
+    unstated = {(part["part"], argument) for part in parts_in(recipe) for _, argument in found if argument not in part}
+    by_heirs = (used_defaults(classes[name], found) for name in part_names(recipe) if name in classes)
+    return found - unstated.union(*by_heirs)
 
 
 def _replaced_module(node: ast.FunctionDef | ast.ClassDef) -> str:

@@ -23,6 +23,9 @@ def short_form_of(module: str) -> Callable[[F], F]:
 class BitgolfError(Exception):
     """An error with its message alone."""
 
+    def __init__(self, message: str = "", **others: str) -> None:
+        self.message = message
+
 
 @short_form_of("bitgolf.config.registry")
 def register(cls: type) -> type:

@@ -51,6 +51,8 @@ def train(trainer: Any, folder: Any, report: Any, *, resume: bool, limit: float 
         if now.fraction >= 1:
             break
         last, previous = previous, AsyncScalar(trainer.step(step, now))
+        if every == 1:
+            last, previous = previous, None
         if last:
             loss = last.read()
             if not math.isfinite(loss):
@@ -58,7 +60,7 @@ def train(trainer: Any, folder: Any, report: Any, *, resume: bool, limit: float 
         step, tokens = step + 1, tokens + trainer.settings.batch_shape(now.fraction).tokens
         if step % every == 0:
             mean = all_reduce_mean(torch.tensor(loss), trainer.distributed)
-            report("step", step=step, loss=f"{float(mean):.4f}", training_seconds=f"{elapsed:.3f}")
+            report("step", step=step, loss=float(mean), training_seconds=f"{elapsed:.3f}")
     return TrainResult(step, tokens, elapsed, loss, limit or 0.0)
 
 

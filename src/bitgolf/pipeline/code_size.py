@@ -36,6 +36,7 @@ class CodeSize(msgspec.Struct, frozen=True):
 
 
 NOT_MEASURED = CodeSize(None, "the script was not made")
+NOT_COUNTED = CodeSize(None, "the cap is of the model alone; `run` and `export` make the script")
 
 
 def code_size(recipe: Spec[Recipe], tokenizer: str) -> CodeSize:
@@ -61,6 +62,11 @@ def size_by_trainer(recipe: Spec[Recipe]) -> CodeSize:
     except BitgolfError as error:
         return CodeSize(None, f"the kind of the tokenizer is unknown ({error.where}: {error.message})")
     return code_size(recipe, kind)
+
+
+def size_if_counted(recipe: Spec[Recipe]) -> CodeSize:
+    """`size_by_trainer` if the cap of the recipe counts the script, which otherwise is not made."""
+    return size_by_trainer(recipe) if recipe().pack().counted == "model+code" else NOT_COUNTED
 
 
 def check_room(pack: Pack, code: CodeSize) -> None:

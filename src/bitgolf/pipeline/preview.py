@@ -6,7 +6,7 @@ from bitgolf.cautions import cautions
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shard_folder import open_shard_folder
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.pipeline.code_size import NOT_MEASURED, CodeSize, check_room, code_size, size_by_trainer
+from bitgolf.pipeline.code_size import NOT_COUNTED, CodeSize, check_room, code_size, size_if_counted
 from bitgolf.pipeline.data import text_source
 from bitgolf.pipeline.forecast import FORECAST_ERROR, RecipeForecast, forecast_recipe, forecast_run_bytes
 from bitgolf.pipeline.state import Run
@@ -46,13 +46,14 @@ def _vocab_and_code(run: Run, *, prepared: bool) -> tuple[int, CodeSize]:
     """
     counted = run.recipe().pack().counted == "model+code"
     if not (prepared or run.shards):
-        return run.recipe().tokens().vocab, size_by_trainer(run.recipe) if counted else NOT_MEASURED
+        return run.recipe().tokens().vocab, size_if_counted(run.recipe)
     if prepared:
         tokenizer, vocab = load_tokenizer(run.data_folder / "tokenizer.model"), load_manifest(run.data_folder).vocab
     else:
+        assert run.shards
         tokenizer = open_shard_folder(run.shards, run.tokenizer).tokenizer
         vocab = tokenizer.vocab
-    return vocab, code_size(run.recipe, tokenizer.kind) if counted else NOT_MEASURED
+    return vocab, code_size(run.recipe, tokenizer.kind) if counted else NOT_COUNTED
 
 
 def _parts(expected: RecipeForecast) -> str:
