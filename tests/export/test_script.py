@@ -35,14 +35,14 @@ def run_script(folder: Path, text: str, data: Path, **settings: str) -> Path:
     return folder / "runs" / "one"
 
 
-def compare(tmp_path: Path, recipe: Spec[Recipe], *forms: str, kernels: bool = False) -> None:
+def compare(tmp_path: Path, recipe: Spec[Recipe], *forms: str) -> None:
     """Run a recipe with the package and with its script: artifact and scores are equal.
 
-    forms: `packed` and `readable`. kernels: whether the script selects kernels, which it does on a GPU alone.
+    forms: `packed` and `readable`.
     """
     data = make_data(tmp_path / "data")
     result = run_toy(tmp_path / "run", recipe, data)
-    script = recipe_script(recipe, load_tokenizer(data / "tokenizer.model").kind, kernels=kernels)
+    script = recipe_script(recipe, load_tokenizer(data / "tokenizer.model").kind)
     for form in forms:
         made = run_script(tmp_path / form, getattr(script, form), data)
         assert (made / "artifact.bg").read_bytes() == (tmp_path / "run" / "artifact.bg").read_bytes()
@@ -55,7 +55,7 @@ def compare(tmp_path: Path, recipe: Spec[Recipe], *forms: str, kernels: bool = F
 @pytest.mark.parametrize("form", ["packed", pytest.param("readable", marks=pytest.mark.exhaustive)])
 def test_a_script_computes_what_the_package_computes(tmp_path: Path, form: str) -> None:
     """Calibration, GPTQ, a trellis and the range coder."""
-    compare(tmp_path, scalable_recipe().set("pack.cap", ROOM), form, kernels=True)
+    compare(tmp_path, scalable_recipe().set("pack.cap", ROOM), form)
 
 
 @pytest.mark.parametrize("name", ["baseline", pytest.param("quickstart", marks=pytest.mark.exhaustive)])

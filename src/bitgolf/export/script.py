@@ -22,7 +22,7 @@ from bitgolf.export.module_source import ModuleSource
 from bitgolf.export.prune import mentioned_imports, pruned
 from bitgolf.export.reach import Reached
 from bitgolf.export.scopes import FunctionNode
-from bitgolf.export.short_runs import CALIBRATION, KERNELS
+from bitgolf.export.short_runs import CALIBRATION
 from bitgolf.submission.self_extracting import self_extracting
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ class Script(NamedTuple):
         return len(self.packed.encode())
 
 
-def reached_by(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Reached:
+def reached_by(recipe: Any, tokenizer: str) -> Reached:
     """Return the code that a recipe reaches: its parts, and the program that runs it.
 
-    tokenizer: its kind. kernels: whether fused kernels are used.
+    tokenizer: its kind.
 
     A part that the recipe does not name has no objects unless the code builds one or derives a class from it. So it is
     first taken to be absent; a part that is reached nevertheless is not, and all is followed again. The same holds for
@@ -67,8 +67,6 @@ def reached_by(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Reached:
         replaced["bitgolf.tokens.loading", "tokenizer_from_bytes"] = (SHORT_FORMS, TOKENIZERS[tokenizer])
     if recipe.get("calibrate") is None:
         replaced |= dict.fromkeys(CALIBRATION, (SHORT_RUNS, "no_calibration"))
-    if not kernels:
-        replaced |= {function: (SHORT_RUNS, name) for function, name in KERNELS.items()}
     modules, parts = part_modules(), part_names(recipe)
     absent, unused = set(modules) - parts, _unused_defaults(recipe, modules)
     while True:
@@ -146,13 +144,9 @@ def _same(value: Any, default: Any) -> bool:
     return not parts and type(value) is type(default) and value == default
 
 
-def recipe_script(recipe: Spec[Recipe], tokenizer: str = "sentencepiece", *, kernels: bool = True) -> Script:
-    """Return the script of a recipe.
-
-    tokenizer: the kind of its tokenizer. kernels: whether it selects fused kernels; False is for recipes whose runs used
-    none, and saves about a tenth of the script.
-    """
-    return make_script({**minimal_json(recipe), **UNUSED_FIELDS}, tokenizer, kernels=kernels)
+def recipe_script(recipe: Spec[Recipe], tokenizer: str = "sentencepiece") -> Script:
+    """Return the script of a recipe. tokenizer: the kind of its tokenizer."""
+    return make_script({**minimal_json(recipe), **UNUSED_FIELDS}, tokenizer)
 
 
 UNUSED_FIELDS = {"text": None, "tokens": None, "proof": None, "published": None}
@@ -184,9 +178,9 @@ def part_names(recipe: Any) -> set[str]:
     return {part["part"] for part in parts_in(recipe)}
 
 
-def make_script(recipe: Any, tokenizer: str, *, kernels: bool = True) -> Script:
+def make_script(recipe: Any, tokenizer: str) -> Script:
     """Return the script of a recipe in its JSON form; see `recipe_script`."""
-    reached = reached_by(recipe, tokenizer, kernels=kernels)
+    reached = reached_by(recipe, tokenizer)
     bodies = {name: module_body(reached, reached.source(name)) for name in sorted(reached.modules)}
     parts = sorted({part_modules()[part] for part in part_names(recipe)})
     found = bundle(bodies, [OPENMP[0], SHORT_FORMS, SHORT_RUNS, PROGRAM, *parts], reached.replaced)

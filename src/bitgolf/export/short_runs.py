@@ -83,19 +83,18 @@ def evaluate_method(context: Any, method: Any, *, baseline: bool = True) -> Any:
     return found._replace(order_bits=order_bits)
 
 
+@short_form_of("bitgolf.score.bit_breakdown")
+def zero_charges(text: Any, tokenizer: Any) -> None:
+    """A script reports totals only."""
+
+
+@short_form_of("bitgolf.score.bit_breakdown")
+def bit_breakdown(text: Any, charges: Any, tokenizer: Any, distributed: Any) -> None:
+    """A script reports totals only."""
+
+
 def no_calibration(*arguments: Any, **options: Any) -> Any:
     """What stands for calibration in a script whose recipe has none: it is never called."""
-
-
-def select_no_kernels(*arguments: Any, **options: Any) -> Any:
-    """`select_kernels` of a script whose runs used no fused kernel."""
-    from types import SimpleNamespace
-
-    return SimpleNamespace(summary=[], segment_capacity=None)
-
-
-def no_kernel_selector(device: Any) -> None:
-    """`kernel_selector` of a script whose runs used no fused kernel."""
 
 
 CALIBRATION = (
@@ -105,19 +104,3 @@ CALIBRATION = (
     ("bitgolf.pipeline.calibration", "measure_calibration_reserve"),
 )
 """(module, name) of the functions that `no_calibration` replaces."""
-
-KERNELS = {
-    ("bitgolf.training.kernels.select", "select_kernels"): "select_no_kernels",
-    ("bitgolf.score.execution.forward", "kernel_selector"): "no_kernel_selector",
-}
-"""(module, name) of the functions that choose kernels -> what replaces them."""
-
-
-@short_form_of("bitgolf.score.bit_breakdown")
-def zero_charges(text: Any, tokenizer: Any) -> None:
-    """A script reports totals only."""
-
-
-@short_form_of("bitgolf.score.bit_breakdown")
-def bit_breakdown(text: Any, charges: Any, tokenizer: Any, distributed: Any) -> None:
-    """A script reports totals only."""
