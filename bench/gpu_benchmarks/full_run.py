@@ -70,7 +70,7 @@ def recipe_of(job: BenchmarkJob) -> Spec[Recipe]:
     recipe = recipe.set("train.seconds", clock).set("train.steps", 0).set("pack.cap", CAP)
     recipe = recipe.set("score", recipe().score[:1]).set("proof", None)
     if job.toy:
-        recipe = recipe.edit(TrainingText, replace(batches=2, rows=2, length=64))
+        recipe = recipe.edit(TrainingText, replace(batches=2, rows=2, length=64)).set("pack.counted", "model")
         return recipe.edit(ContiguousScoring, replace(window=64))
     return recipe.edit(TrainingText, replace(batches=max(1, recipe["calibrate.source.batches"] // GPUS)))
 

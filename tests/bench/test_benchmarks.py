@@ -25,6 +25,7 @@ from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import part
 from bitgolf.quantize.tuning import FloatTuning
 from bitgolf.recipes import get_recipe
+from helpers.small_recipes import small_recipe
 from helpers.toy_training import short_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -255,6 +256,7 @@ def test_the_last_phase_is_repeated_from_one_state_and_hessians_are_compared_at_
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(last_phase, "AVERAGES", {name: last_phase.AVERAGES[name] for name in ("EMA 0.8", "none")})
+    monkeypatch.setattr(last_phase, "get_recipe", lambda name: small_recipe(get_recipe(name)))
     small = ("--steps", "10", "--every", "1", "--tokens", "512", "--seeds", "0", "--bits", "2")
     run(last_phase, monkeypatch, tmp_path, "--text", str(text), *small)
     lines = read_lines(tmp_path / "runs" / "last_phase.jsonl")

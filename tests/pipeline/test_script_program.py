@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bitgolf.errors import UsageError
 from bitgolf.export.script import recipe_script
 from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
 from bitgolf.pipeline.given_inputs import GivenInputs
@@ -79,6 +80,15 @@ def test_limits_of_the_environment_replace_those_of_the_recipe(data: Path) -> No
     settings = read_settings({"DATA_PATH": str(data), "ITERATIONS": "0", "MAX_WALLCLOCK_SECONDS": "0.5"})
     recipe = limited(scalable_recipe(), settings)
     assert (recipe["train.steps"], recipe["train.seconds"]) == (0, 0.5)
+
+
+def test_a_clock_without_time_for_training_is_refused(data: Path) -> None:
+    recipe, given = scalable_recipe().set("calibrate.reserve", 2.5), {"DATA_PATH": str(data)}
+    message = "MAX_WALLCLOCK_SECONDS must be above the 2.5 s that are reserved for calibration"
+    with pytest.raises(UsageError, match=message):
+        limited(recipe, read_settings(given | {"MAX_WALLCLOCK_SECONDS": "2.5"}))
+    assert limited(recipe, read_settings(given | {"MAX_WALLCLOCK_SECONDS": "2.6"}))["train.seconds"] == 2.6
+    assert limited(recipe, read_settings(given | {"MAX_WALLCLOCK_SECONDS": "0"}))["train.seconds"] == 0, "no limit"
 
 
 REFUSED = {

@@ -35,6 +35,7 @@ from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import encode_model
 from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import calibration_reserve
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import DistributedContext
@@ -113,12 +114,18 @@ def _number(environment: Mapping[str, str], name: str, kind: type[N]) -> N | Non
 
 
 def limited(recipe: Spec[Recipe], settings: ScriptSettings) -> Spec[Recipe]:
-    """Return the recipe with the limits of training that are given. Raises `UsageError` if nothing ends training."""
+    """Return the recipe with the limits of training that are given.
+
+    Raises `UsageError` if nothing ends training, or calibration would take up all of its time.
+    """
     for path, value in (("train.steps", settings.steps), ("train.seconds", settings.seconds)):
         if value is not None:
             recipe = recipe.set(path, value)
     if not (recipe["train.steps"] or recipe["train.seconds"]):
         raise UsageError("ITERATIONS and MAX_WALLCLOCK_SECONDS are both 0 or not set, so nothing ends training")
+    reserve = calibration_reserve(recipe) or 0.0
+    if 0 < recipe["train.seconds"] <= reserve:
+        raise UsageError(f"MAX_WALLCLOCK_SECONDS must be above the {reserve:g} s that are reserved for calibration")
     return recipe
 
 
