@@ -17,6 +17,7 @@ from typing import NamedTuple
 from bitgolf.export.class_bases import PACKAGE, module_files
 from bitgolf.export.imports import Imported, imported_names
 from bitgolf.export.scopes import Mention, Scope, scopes_of
+from bitgolf.export.walk import Transformer, walk
 
 Symbol = tuple[str, str]
 """Module and name of what a variable stands for: of the package, or of another ("" for a whole module)."""
@@ -175,7 +176,7 @@ def _imports_of_scope(scope: Scope) -> dict[str, Imported]:
     mentions = (mention for own in scope.variables.values() for mention in own)
     aliases = {id(mention.node) for mention in mentions if isinstance(mention.node, ast.alias)}
     found = dict[str, Imported]()
-    for node in ast.walk(scope.node):
+    for node in walk(scope.node):
         if isinstance(node, ast.Import | ast.ImportFrom) and any(id(alias) in aliases for alias in node.names):
             found.update(imported_names(node))
     return found
@@ -183,7 +184,7 @@ def _imports_of_scope(scope: Scope) -> dict[str, Imported]:
 
 def _attributes(body: Iterable[ast.stmt]) -> dict[int, ast.Attribute]:
     """Return identity of an expression -> the attribute that is read from it."""
-    nodes = (node for statement in body for node in ast.walk(statement))
+    nodes = (node for statement in body for node in walk(statement))
     return {id(node.value): node for node in nodes if isinstance(node, ast.Attribute)}
 
 
@@ -191,7 +192,8 @@ def _distinct_names(mentions: Mapping[Symbol, list[Mention]], own: set[str]) -> 
     """Return a name for each symbol: its own where no other symbol has it and no variable of a function hides it."""
     found, taken = dict[Symbol, str](), set(dir(builtins))
     for symbol in sorted(mentions, key=lambda s: (s[0] in own, s)):
-        hidden = {name for mention in mentions[symbol] for name in mention.scope.visible()}
+        scopes = {mention.scope for mention in mentions[symbol]}
+        hidden = {name for scope in scopes for name in scope.visible()}
         found[symbol] = next(name for name in _candidates(symbol) if name not in taken and name not in hidden)
         taken.add(found[symbol])
     return found
@@ -211,7 +213,7 @@ def _candidates(symbol: Symbol) -> Iterator[str]:
         yield f"{joined}_{(number := number + 1)}"
 
 
-class _Cleaner(ast.NodeTransformer):
+class _Cleaner(Transformer):
     """Removes imports of the package, and writes names for attributes of its modules.
 
     attributes: identity of an attribute -> name.

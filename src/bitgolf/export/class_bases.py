@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bitgolf
 from bitgolf.export.imports import Imported, imported_names
+from bitgolf.export.walk import walk
 
 PACKAGE = bitgolf.__name__
 
@@ -31,16 +32,22 @@ def module_files() -> dict[str, Path]:
 
 
 @cache
+def module_text(name: str) -> str:
+    """Return the source of a module."""
+    return module_files()[name].read_text(encoding="utf-8")
+
+
+@cache
 def module_tree(name: str) -> ast.Module:
     """Return the parsed source of a module. The tree is shared: do not change it."""
-    return ast.parse(module_files()[name].read_text(encoding="utf-8"))
+    return ast.parse(module_text(name))
 
 
 @cache
 def _module_names(name: str) -> dict[str, Imported | ast.ClassDef]:
     """Return the imported names and the classes of a module."""
     found = dict[str, Imported | ast.ClassDef]()
-    for node in ast.walk(module_tree(name)):
+    for node in walk(module_tree(name)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             found.update(imported_names(node))
         elif isinstance(node, ast.ClassDef):

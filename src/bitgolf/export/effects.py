@@ -19,8 +19,9 @@ import torch
 import torch.distributed
 
 from bitgolf.export.known_names import PURE_CALLS
-from bitgolf.export.scopes import scopes_of
+from bitgolf.export.program import Program
 from bitgolf.export.simplify import last_name
+from bitgolf.export.walk import walk
 
 FOREIGN_TYPES = (
     *(dict, list, set, str, bytes, bytearray, memoryview, tuple, int, float, slice, range, type, deque, Counter),
@@ -50,22 +51,19 @@ class Effects:
     """Facts about the functions of a script, by name.
 
     null: functions that do nothing and return None. identity: functions that return one of their arguments -> its
-    position. transparent: contexts that do nothing. pure: functions that only compute a value. variables: identities of
-    the names that mean variables of the module.
+    position. transparent: contexts that do nothing. pure: functions that only compute a value. variables: the names
+    that mean variables of the module.
     """
 
-    def __init__(self, tree: ast.Module) -> None:
-        whole = scopes_of(tree)
-        self.variables = {
-            id(mention.node) for name in whole.bound for mention in whole.variables.get(name, ()) if name in whole.bound
-        }
-        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    def __init__(self, program: Program) -> None:
+        self.variables = program.variables()
+        functions = [node for node in program.statements if isinstance(node, ast.FunctionDef)]
         plain = [node for node in functions if not node.decorator_list]
         self.null = {node.name for node in plain if _does_nothing(node.body)}
         self.identity = {node.name: at for node in plain if (at := _returned_argument(node)) is not None}
         self.transparent = {node.name for node in functions if _only_yields(node)}
         self.pure, self.pure_methods = self.null | set(self.identity), set[str]()
-        methods = _methods(tree)
+        methods = _methods(program)
         self.null_methods = {name for name, own in methods.items() if all(map(_is_null, own))}
         while True:
             more = {n.name for n in plain if n.name not in self.pure and all(map(self.only_computes, n.body))}
@@ -83,7 +81,7 @@ class Effects:
         """Return whether an expression only computes a value."""
         if value is None:
             return True
-        for node in ast.walk(value):
+        for node in walk(value):
             if isinstance(node, ast.NamedExpr | ast.Yield | ast.YieldFrom | ast.Await):
                 return False
             if isinstance(node, ast.Call) and not self._is_pure_call(node):
@@ -92,7 +90,7 @@ class Effects:
 
     def _is_pure_call(self, call: ast.Call) -> bool:
         if isinstance(call.func, ast.Name):
-            if id(call.func) in self.variables:
+            if call.func in self.variables:
                 return call.func.id in self.pure
             return call.func.id in PURE_CALLS
         name = last_name(call)
@@ -155,11 +153,10 @@ def _is_null(node: ast.FunctionDef) -> bool:
     return not node.decorator_list and _does_nothing(node.body)
 
 
-def _methods(tree: ast.Module) -> dict[str, list[ast.FunctionDef]]:
+def _methods(program: Program) -> dict[str, list[ast.FunctionDef]]:
     """Return name -> the methods of that name, of all classes, without names that objects of other packages have."""
     found = dict[str, list[ast.FunctionDef]]()
-    for node in ast.walk(tree):
-        for method in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(method, ast.FunctionDef) and method.name not in FOREIGN_NAMES:
-                found.setdefault(method.name, []).append(method)
+    for method in (method for facts in program.facts for method in facts.methods):
+        if method.name not in FOREIGN_NAMES:
+            found.setdefault(method.name, []).append(method)
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 
+from bitgolf.export.walk import Transformer, walk
+
 
 def folded(statement: ast.stmt, absent: Collection[str]) -> list[ast.stmt]:
     """Return a statement, which is changed, without branches that only objects of absent classes take.
@@ -15,7 +17,7 @@ def folded(statement: ast.stmt, absent: Collection[str]) -> list[ast.stmt]:
     return found if isinstance(found, list) else [found] if found else []
 
 
-class _Folder(ast.NodeTransformer):
+class _Folder(Transformer):
     def __init__(self, absent: Collection[str]) -> None:
         self.absent = absent
 
@@ -47,7 +49,7 @@ class _Folder(ast.NodeTransformer):
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         self.generic_visit(node)
         decides = isinstance(node.op, ast.Or)
-        if any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(node)):
+        if any(isinstance(inner, ast.NamedExpr) for inner in walk(node)):
             return node
         if any(_is(value, decides) for value in node.values):  # tests have no effects
             return ast.Constant(decides)
@@ -93,7 +95,7 @@ class _Folder(ast.NodeTransformer):
 
 
 def _yields(function: ast.FunctionDef) -> bool:
-    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function))
+    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in walk(function))
 
 
 def _is(node: ast.expr, value: bool) -> bool:
@@ -127,11 +129,11 @@ def used_defaults(node: ast.AST, unused: Collection[Default]) -> set[Default]:
     A class that calls the constructor of its base without the argument needs its default, too.
     """
     found = set[Default]()
-    for heir in (n for n in ast.walk(node) if isinstance(n, ast.ClassDef)):
+    for heir in (n for n in walk(node) if isinstance(n, ast.ClassDef)):
         bases = {base.id for base in heir.bases if isinstance(base, ast.Name)}
         for given in _given_to_base(heir):
             found |= {(name, argument) for name, argument in unused if name in bases and argument not in given}
-    for call in ast.walk(node):
+    for call in walk(node):
         if not isinstance(call, ast.Call):
             continue
         target = call.args[0] if _is_call_of_part(call) and call.args else call.func
@@ -145,7 +147,7 @@ def used_defaults(node: ast.AST, unused: Collection[Default]) -> set[Default]:
 
 def _given_to_base(node: ast.ClassDef) -> list[set[str | None]]:
     """Return the names of the arguments of each `super().__init__(…)` in a class."""
-    calls = (call for call in ast.walk(node) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute))
+    calls = (call for call in walk(node) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute))
     own = (
         c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "__init__" and _is_super(c.func.value)
     )
@@ -161,7 +163,7 @@ def _constructors(node: ast.ClassDef) -> list[ast.FunctionDef]:
 
 
 def _has_part(default: ast.expr) -> bool:
-    return any(isinstance(node, ast.Call) and _is_call_of_part(node) for node in ast.walk(default))
+    return any(isinstance(node, ast.Call) and _is_call_of_part(node) for node in walk(default))
 
 
 def _is_call_of_part(call: ast.Call) -> bool:

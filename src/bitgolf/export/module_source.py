@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 from collections.abc import Collection, Iterator
 from functools import cache
 
@@ -11,6 +10,7 @@ from bitgolf.export.class_bases import module_tree
 from bitgolf.export.fold import Default, drop_defaults, folded
 from bitgolf.export.imports import Imported, imported_names
 from bitgolf.export.simplify import simplify_module
+from bitgolf.export.walk import children, copied, walk
 
 
 class ModuleSource:
@@ -48,9 +48,9 @@ def bound_names(statement: ast.stmt) -> Iterator[str]:
     elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         for target in targets:
-            yield from (node.id for node in ast.walk(target) if isinstance(node, ast.Name) and is_stored(node))
+            yield from (node.id for node in walk(target) if isinstance(node, ast.Name) and is_stored(node))
     else:
-        for child in ast.iter_child_nodes(statement):
+        for child in children(statement):
             if isinstance(child, ast.stmt | ast.ExceptHandler):
                 yield from bound_names(child)  # pyright: ignore[reportArgumentType]
 
@@ -63,7 +63,7 @@ def is_stored(node: ast.Name) -> bool:
 @cache
 def module_source(name: str) -> ModuleSource:
     """Return the source of a module of the package. The object is shared: do not change its statements."""
-    return ModuleSource(name, simplify_module(copy.deepcopy(module_tree(name)), name).body)
+    return ModuleSource(name, simplify_module(copied(module_tree(name)), name).body)
 
 
 def source_without(name: str, absent: Collection[str], unused: Collection[Default]) -> ModuleSource:
@@ -77,7 +77,7 @@ def _folded(statement: ast.stmt, absent: Collection[str], unused: Collection[Def
     dropped = {default for default in unused if default[0] == statement.name}
     if not dropped and _tested_names(statement).isdisjoint(absent):
         return statement
-    changed = folded(copy.deepcopy(statement), absent)[0]
+    changed = folded(copied(statement), absent)[0]
     if isinstance(changed, ast.ClassDef):
         drop_defaults(changed, dropped)
     return changed
@@ -87,9 +87,9 @@ def _folded(statement: ast.stmt, absent: Collection[str], unused: Collection[Def
 def _tested_names(statement: ast.stmt) -> frozenset[str]:
     """Return the names in the tests of types in a statement: `isinstance(x, C)`, `type(x) is C`."""
     found = set[str]()
-    for node in ast.walk(statement):
+    for node in walk(statement):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
-            found |= {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+            found |= {name.id for name in walk(node.args[1]) if isinstance(name, ast.Name)}
         elif isinstance(node, ast.Compare):
-            found |= {name.id for side in node.comparators for name in ast.walk(side) if isinstance(name, ast.Name)}
+            found |= {name.id for side in node.comparators for name in walk(side) if isinstance(name, ast.Name)}
     return frozenset(found)

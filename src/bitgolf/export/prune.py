@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from bitgolf.export.effects import FOREIGN_NAMES, Effects
 from bitgolf.export.known_names import SILENT_DECORATORS
 from bitgolf.export.merge import drop_annotations, drop_arguments, join_classes
+from bitgolf.export.program import Program, loaded_names
 from bitgolf.export.scopes import FunctionNode
 from bitgolf.export.simplify import last_name
+from bitgolf.export.walk import INNER_FIELDS, Transformer, walk
 
 KNOWN_BASES = frozenset(["object", "NamedTuple", "Exception", "Protocol"])
 """Bases of other packages that read no attribute of their own accord."""
@@ -27,15 +30,16 @@ def pruned(
 
     roots: names that are mentioned elsewhere. texts: of the recipe, which name registered classes.
     """
-    found, roots, texts = dict(bodies), set(roots), set(texts)
+    program, roots, texts = Program(bodies), set(roots), set(texts)
     while True:
-        tree = ast.Module([statement for body in found.values() for statement in body], [])
-        remover = _Remover(tree, roots, texts)
-        found = {name: remover.body(body, empty=True) for name, body in found.items()}
-        tree = ast.Module([statement for body in found.values() for statement in body], [])
-        removed = [remover.removed, drop_arguments(tree, roots), join_classes(tree, texts), drop_annotations(tree)]
+        removed = [
+            _Remover(program, roots, texts).remove(),
+            drop_arguments(program, roots),
+            join_classes(program, texts),
+            drop_annotations(program),
+        ]
         if not any(removed):
-            return found
+            return program.modules
 
 
 def mentioned_imports(imports: Iterable[ast.stmt], modules: Mapping[str, list[ast.stmt]]) -> list[ast.stmt]:
@@ -49,21 +53,40 @@ def mentioned_imports(imports: Iterable[ast.stmt], modules: Mapping[str, list[as
     return found
 
 
-class _Remover(ast.NodeTransformer):
+class _Remover(Transformer):
     """One round. removed: whether anything was.
 
-    unread: the variables of the function around that nothing reads. is_top: whether no function or class is around.
+    loads: how often the statement of the module mentions a name. unread: the variables of the function around that
+    nothing reads. is_top: whether no function or class is around.
     kept_attributes: whether the class around is derived from one that may read its attributes.
     """
 
-    def __init__(self, tree: ast.Module, roots: set[str], texts: set[str]) -> None:
-        self.effects, self.removed = Effects(tree), False
-        self.mentioned = Counter(_mentions(tree))
-        self.read = set(_read_attributes(tree)) | texts
+    def __init__(self, program: Program, roots: set[str], texts: set[str]) -> None:
+        self.program, self.effects, self.removed = program, Effects(program), False
+        self.mentioned, self.read = Counter[str](), set(texts)
+        for facts in program.facts:
+            self.mentioned.update(facts.loads)
+            self.read |= facts.reads
         self.roots, self.texts = roots, texts
-        self.foreign = _with_foreign_bases(tree)
+        self.foreign = _with_foreign_bases(program)
         self.unread = set[str]()
-        self.is_top, self.kept_attributes = True, False
+        self.loads = Counter[str]()
+        self.is_top, self.kept_attributes, self.has_identities = True, False, False
+
+    def remove(self) -> bool:
+        """Change the program. Returns whether anything was removed."""
+        any_removed = False
+        for name, body in self.program.modules.items():
+            found = list[ast.stmt]()
+            for statement in body:
+                self.removed, self.loads = False, self.program.facts_of(statement).loads
+                self.has_identities = not self.effects.identity.keys().isdisjoint(self.loads)
+                found += self.body([statement], empty=True)
+                if self.removed:
+                    self.program.changed(statement)
+                    any_removed = True
+            self.program.modules[name] = found
+        return any_removed
 
     def body(self, statements: Iterable[ast.stmt], *, empty: bool = False) -> list[ast.stmt]:
         found = list[ast.stmt]()
@@ -75,26 +98,25 @@ class _Remover(ast.NodeTransformer):
         rest = [s for s in found if not isinstance(s, ast.Pass)]
         return rest or ([] if empty else [ast.Pass()])
 
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        for field in ("body", "orelse", "finalbody"):
-            statements = getattr(node, field, None)
-            if isinstance(statements, list):
-                setattr(node, field, self.body(statements, empty=field != "body") if statements else [])
-        for name, value in ast.iter_fields(node):
-            if name not in ("body", "orelse", "finalbody") or not isinstance(value, list):
-                self._visit_field(node, name, value)
-        return node
+    def visit(self, node: ast.AST) -> Any:
+        """Expressions are visited only where a function that returns its argument may be called."""
+        return node if isinstance(node, ast.expr) and not self.has_identities else super().visit(node)
 
-    def _visit_field(self, node: ast.AST, name: str, value: object) -> None:
-        if isinstance(value, ast.AST):
-            setattr(node, name, self.visit(value))
-        elif isinstance(value, list):
-            value[:] = [self.visit(inner) if isinstance(inner, ast.AST) else inner for inner in value]
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        for field in INNER_FIELDS[node.__class__]:
+            value = getattr(node, field)
+            if isinstance(value, list) and field in ("body", "orelse", "finalbody"):
+                setattr(node, field, self.body(value, empty=field != "body") if value else [])
+            elif isinstance(value, list):
+                value[:] = [self.visit(inner) if isinstance(inner, ast.AST) else inner for inner in value]
+            elif isinstance(value, ast.AST):
+                setattr(node, field, self.visit(value))
+        return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """A call of a function that returns its argument is that argument."""
         self.generic_visit(node)
-        if isinstance(node.func, ast.Name) and id(node.func) in self.effects.variables:
+        if isinstance(node.func, ast.Name) and node.func in self.effects.variables:
             at = self.effects.identity.get(node.func.id)
             others = [value for i, value in enumerate(node.args) if i != at]
             others += [keyword.value for keyword in node.keywords]
@@ -115,7 +137,7 @@ class _Remover(ast.NodeTransformer):
         if len(node.targets) > 1:
             return node
         if self.is_top and isinstance(target, ast.Name | ast.Tuple):
-            names = {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+            names = {n.id for n in walk(target) if isinstance(n, ast.Name)}
             unused = not any(self.mentioned[name] or name in self.roots for name in names)
             return None if unused and self.effects.is_pure(value) else node
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
@@ -208,34 +230,18 @@ class _Remover(ast.NodeTransformer):
             return False
         if "register" in decorators and name in self.texts:
             return False
-        return self.mentioned[name] <= sum(found == name for found in _mentions(node))
+        if self.mentioned[name] > self.loads[name]:
+            return False
+        return not self.mentioned[name] or self.mentioned[name] <= _mentions(node).count(name)
 
 
-def _mentions(tree: ast.AST) -> Iterator[str]:
-    return (node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store))
+def _mentions(tree: ast.AST) -> list[str]:
+    return [node.id for node in loaded_names(walk(tree))]
 
 
-def _read_attributes(tree: ast.AST) -> Iterator[str]:
-    """Yield the names of attributes that are read, or that a text or a keyword names."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Attribute(attr=name, ctx=ast.Load()):
-                yield name
-            case ast.AugAssign(target=ast.Attribute(attr=name)):
-                yield name
-            case ast.Constant(value=str(text)):
-                yield text
-            case ast.keyword(arg=str(name)):
-                yield name
-            case ast.ClassDef(body=body):  # names that the body of the class itself reads
-                yield from (n for s in body if not isinstance(s, FunctionNode) for n in _mentions(s))
-            case _:
-                pass
-
-
-def _with_foreign_bases(tree: ast.Module) -> dict[str, set[str]]:
+def _with_foreign_bases(program: Program) -> dict[str, set[str]]:
     """Return the classes that are derived from classes of other packages -> the last parts of the names of these."""
-    own = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    own = {node.name: node for node in program.statements if isinstance(node, ast.ClassDef)}
     found = dict[str, set[str]]()
     for name in own:
         pending, bases = [name], set[str]()
@@ -250,9 +256,13 @@ def _with_foreign_bases(tree: ast.Module) -> dict[str, set[str]]:
 
 def _unread_variables(node: ast.FunctionDef) -> set[str]:
     """Return the variables of a function, and of those in it, that are only assigned."""
-    stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    shared = {name for n in ast.walk(node) if isinstance(n, ast.Nonlocal | ast.Global) for name in n.names}
-    return stored - set(_mentions(node)) - shared
+    stored, others = set[str](), set[str]()
+    for inner in walk(node):
+        if isinstance(inner, ast.Name):
+            (stored if isinstance(inner.ctx, ast.Store) else others).add(inner.id)
+        elif isinstance(inner, ast.Nonlocal | ast.Global):
+            others.update(inner.names)
+    return stored - others
 
 
 def _is_empty(body: Iterable[ast.stmt]) -> bool:

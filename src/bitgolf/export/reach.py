@@ -17,6 +17,7 @@ from bitgolf.export.fold import Default
 from bitgolf.export.imports import Imported, imported_names
 from bitgolf.export.module_source import ModuleSource, source_without
 from bitgolf.export.scopes import Comprehension, FunctionNode, comprehension_names, function_names
+from bitgolf.export.walk import Visitor, walk
 
 Scope = Mapping[str, Imported | None]
 """Names of a function -> what an import in it binds them to, None for other variables."""
@@ -144,7 +145,7 @@ class Reached:
             self._pending.append((source, source.statements[index]))
 
 
-class _Reader(ast.NodeVisitor):
+class _Reader(Visitor):
     """Reads a statement, and reaches what its names and attributes stand for."""
 
     def __init__(self, reached: Reached, source: ModuleSource) -> None:
@@ -182,7 +183,7 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: FunctionNode) -> None:
         for outside in (*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)):
             self.visit(outside)
-        for argument in ast.walk(node.args):
+        for argument in walk(node.args):
             if isinstance(argument, ast.arg) and argument.annotation:
                 self.visit(argument.annotation)
         self._visit_scope(function_names(node), node.body)

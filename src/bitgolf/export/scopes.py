@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from bitgolf.export.imports import Imported, imported_names
+from bitgolf.export.walk import Visitor, children, walk
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -69,7 +70,7 @@ def scopes_of(tree: ast.Module) -> Scope:
     return whole
 
 
-class _Visitor(ast.NodeVisitor):
+class _Visitor(Visitor):
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
 
@@ -160,7 +161,7 @@ def arguments_of(arguments: ast.arguments) -> list[ast.arg]:
 
 def comprehension_names(node: Comprehension) -> set[str]:
     """Return the names that a comprehension binds."""
-    return {name.id for g in node.generators for name in ast.walk(g.target) if isinstance(name, ast.Name)}
+    return {name.id for g in node.generators for name in walk(g.target) if isinstance(name, ast.Name)}
 
 
 def class_names(node: ast.ClassDef) -> set[str]:
@@ -189,7 +190,7 @@ def _bound_by(nodes: Iterable[ast.AST]) -> dict[str, Imported | None]:
                 found[inner.name] = None
                 continue
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp() | ast.Lambda():
-                walrus = (w.target for w in ast.walk(inner) if isinstance(w, ast.NamedExpr))
+                walrus = (w.target for w in walk(inner) if isinstance(w, ast.NamedExpr))
                 found.update({target.id: None for target in walrus})
                 continue
             case ast.Name(ctx=ast.Store()):
@@ -200,5 +201,5 @@ def _bound_by(nodes: Iterable[ast.AST]) -> dict[str, Imported | None]:
                 found[name] = None
             case _:
                 pass
-        pending += ast.iter_child_nodes(inner)
+        pending += children(inner)
     return {name: target for name, target in found.items() if name not in shared}

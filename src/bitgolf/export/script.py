@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ast
 import copy
+import gc
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bitgolf.config.registry import part_modules
 from bitgolf.config.spec import Spec
 from bitgolf.export.bundle import MergedModules, bundle
-from bitgolf.export.class_bases import module_tree
+from bitgolf.export.class_bases import module_text, module_tree
 from bitgolf.export.fold import Default, part_defaults, used_defaults
 from bitgolf.export.minify import minified
 from bitgolf.export.module_source import ModuleSource
@@ -23,6 +25,7 @@ from bitgolf.export.prune import mentioned_imports, pruned
 from bitgolf.export.reach import Reached
 from bitgolf.export.scopes import FunctionNode
 from bitgolf.export.short_runs import CALIBRATION
+from bitgolf.export.walk import copied, walk
 from bitgolf.submission.self_extracting import self_extracting
 
 if TYPE_CHECKING:
@@ -36,16 +39,20 @@ TOKENIZERS = {"sentencepiece": "open_sentencepiece", "caseops": "open_caseops", 
 
 
 class Script(NamedTuple):
-    """The script of a recipe. readable, packed: its two forms. requirements: names of the packages that it imports."""
+    """The script of a recipe. readable, packed: its two forms."""
 
     readable: str
     packed: str
-    packages: list[str]
 
     @property
     def bytes(self) -> int:
         """Size of the packed form, which is what counts as code."""
         return len(self.packed.encode())
+
+    @property
+    def packages(self) -> list[str]:
+        """Names of the packages, other than Python's own, that it imports."""
+        return packages(self.readable)
 
 
 def reached_by(recipe: Any, tokenizer: str) -> Reached:
@@ -82,15 +89,17 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
 
 def _unused_defaults(recipe: Any, modules: dict[str, str]) -> set[Default]:
     """Return the default values of parts that no part of a recipe uses: each states the argument, its base gets it."""
+    named = part_names(recipe)
     classes = {
         name: node
         for name, module in modules.items()
+        if name in named or "part(" in module_text(module)  # the others have no such default value
         for node in module_tree(module).body
         if isinstance(node, ast.ClassDef) and node.name == name
     }
     found = {(name, argument) for name, node in classes.items() for argument in part_defaults(node)}
     unstated = {(part["part"], argument) for part in parts_in(recipe) for _, argument in found if argument not in part}
-    by_heirs = (used_defaults(classes[name], found) for name in part_names(recipe) if name in classes)
+    by_heirs = (used_defaults(classes[name], found) for name in named if name in classes)
     return found - unstated.union(*by_heirs)
 
 
@@ -114,7 +123,7 @@ def module_body(reached: Reached, source: ModuleSource) -> list[ast.stmt]:
                 body.append(kept)
         elif index in reached.statements[source.name]:
             body.append(_without_unreached(reached, statement))
-    return copy.deepcopy(body)
+    return [copied(statement) for statement in body]
 
 
 def _without_unreached(reached: Reached, statement: ast.stmt) -> ast.stmt:
@@ -180,6 +189,23 @@ def part_names(recipe: Any) -> set[str]:
 
 def make_script(recipe: Any, tokenizer: str) -> Script:
     """Return the script of a recipe in its JSON form; see `recipe_script`."""
+    with _garbage_collection_paused():
+        return _make_script(recipe, tokenizer)
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Collections would take a quarter of the time: there are a million nodes of trees, all in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _make_script(recipe: Any, tokenizer: str) -> Script:
     reached = reached_by(recipe, tokenizer)
     bodies = {name: module_body(reached, reached.source(name)) for name in sorted(reached.modules)}
     parts = sorted({part_modules()[part] for part in part_names(recipe)})
@@ -189,7 +215,7 @@ def make_script(recipe: Any, tokenizer: str) -> Script:
     optional = {name: mentioned_imports(own, modules) for name, own in found.optional.items() if name in modules}
     found = found._replace(modules=modules, imports=mentioned_imports(found.imports, modules), optional=optional)
     readable = _assemble(recipe, found)
-    return Script(readable, self_extracting(minified(readable)), packages(readable))
+    return Script(readable, self_extracting(minified(readable)))
 
 
 def _assemble(recipe: Any, found: MergedModules) -> str:
@@ -216,7 +242,7 @@ def _text(body: list[ast.stmt]) -> str:
 def packages(source: str) -> list[str]:
     """Return the names of the packages, other than Python's own, that a script imports: by statements, or by name."""
     found = set[str]()
-    for node in ast.walk(ast.parse(source)):
+    for node in walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -16,6 +16,7 @@ from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
 from bitgolf.export.known_names import SILENT_DECORATORS
 from bitgolf.export.scopes import FunctionNode, Mention, Scope, arguments_of, scopes_of
 from bitgolf.export.simplify import last_name
+from bitgolf.export.walk import walk
 
 SEES_NAMES = frozenset(["locals", "eval", "exec", "globals"])
 """Functions that see the names of variables. In a module that mentions one, all names stay."""
@@ -60,7 +61,7 @@ def _uses(whole: Scope) -> dict[Scope, set[Variable]]:
 def _passed_by_name(tree: ast.Module) -> set[str]:
     """Return the names of arguments that a call may pass by name: its keywords, and texts."""
     found = set[str]()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Call):
             found |= {passed.arg for passed in node.keywords if passed.arg}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
@@ -94,7 +95,7 @@ def _kept_arguments(node: ast.AST, passed: Set[str], named: Set[str]) -> set[str
 
 def called_by_name(tree: ast.AST) -> set[str]:
     """Return the names of functions that torch calls with keyword arguments."""
-    passed = (node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "setup_context")
+    passed = (node.value for node in walk(tree) if isinstance(node, ast.keyword) and node.arg == "setup_context")
     return {last_name(value) for value in passed}
 
 

@@ -22,16 +22,17 @@ from bitgolf.export.known_names import (
     UNUSED_BASES,
     UNUSED_DECORATORS,
 )
+from bitgolf.export.walk import Transformer, walk
 
 
 def simplify_module(tree: ast.Module, module: str) -> ast.Module:
     """Return the module's tree, which is changed, without what it does not need. module: its name."""
     simplified = _Simplifier(module).visit(tree)
     assert isinstance(simplified, ast.Module)
-    return ast.fix_missing_locations(simplified)
+    return simplified
 
 
-class _Simplifier(ast.NodeTransformer):
+class _Simplifier(Transformer):
     """One pass over a module. path: names of the classes around the current node. depth: of functions around it."""
 
     def __init__(self, module: str) -> None:
@@ -186,10 +187,10 @@ def _is_shown_only(call: ast.Call) -> bool:
 
 def _remove_unread(function: ast.FunctionDef) -> None:
     """Remove assignments of texts to variables that nothing reads: the parts of messages that were removed."""
-    read = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)}
-    read |= {name for n in ast.walk(function) if isinstance(n, ast.Nonlocal | ast.Global) for name in n.names}
+    read = {n.id for n in walk(function) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)}
+    read |= {name for n in walk(function) if isinstance(n, ast.Nonlocal | ast.Global) for name in n.names}
     found = False
-    for node in ast.walk(function):
+    for node in walk(function):
         for field in ("body", "orelse", "finalbody"):
             statements = getattr(node, field, None)
             if isinstance(statements, list):
@@ -211,18 +212,18 @@ def _is_unread(statement: ast.stmt, read: set[str]) -> bool:
 
 
 def _walrus_names(value: ast.expr) -> set[str]:
-    return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
+    return {node.target.id for node in walk(value) if isinstance(node, ast.NamedExpr)}
 
 
 def _only_reads(value: ast.expr) -> bool:
     """Return whether an expression has no effect, apart from names that it binds."""
-    calls = (node for node in ast.walk(value) if isinstance(node, ast.Call | ast.Yield | ast.Await))
+    calls = (node for node in walk(value) if isinstance(node, ast.Call | ast.Yield | ast.Await))
     return all(last_name(call) in PURE_CALLS for call in calls if isinstance(call, ast.expr))
 
 
 def _is_pure(value: ast.expr) -> bool:
     """Return whether an expression only makes a value, most often a text."""
-    calls = (node for node in ast.walk(value) if isinstance(node, ast.Call | ast.NamedExpr | ast.Yield | ast.Await))
+    calls = (node for node in walk(value) if isinstance(node, ast.Call | ast.NamedExpr | ast.Yield | ast.Await))
     return isinstance(value, ast.JoinedStr) or all(last_name(c) in PURE_CALLS for c in calls if isinstance(c, ast.expr))
 
 
