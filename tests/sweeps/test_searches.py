@@ -103,7 +103,7 @@ def test_halving_keeps_the_better_half_and_trains_it_longer() -> None:
     rounds = play(SuccessiveHalving(first=0.25), space(8), score)
     assert [found.share for found in rounds] == [0.25, 0.5, 1.0]
     assert names(rounds[1]) == ["base", "a1", "a2", "a3", "a4"] and names(rounds[2]) == ["base", "a2", "a4"]
-    assert rounds[1].reason == "the best 4 of 8, started again at 0.5 of the training"
+    assert rounds[1].reason == "the best 4 of 8, continued to 0.5 of the training"
     assert len(play(SuccessiveHalving(first=1.0), space(3), score)) == 1
     odd = play(SuccessiveHalving(first=0.3, keep=0.3), space(4), score)
     assert [found.share for found in odd] == [0.3, 1.0] and names(odd[1]) == ["base", "a4"]

@@ -9,6 +9,7 @@ from bitgolf.sweeps.summary import SweepSummary, VariantSummary
 def sweep_runs_table(result: SweepSummary) -> str:
     """The result of `sweep RECIPE`: a row for each variant, why runs were stopped, and what the runs cost."""
     lengths = {row.share for row in result.variants}
+    tokens = {row.prefix_tokens for row in result.variants if row.prefix_tokens}
     rows = [_row(row, len(lengths) > 1) for row in result.variants]
     columns = ("variant", "bpb", "±", "to base", "p", "bytes", "seeds")
     title = f"{result.sweep}: {_measure(result)}"
@@ -16,8 +17,12 @@ def sweep_runs_table(result: SweepSummary) -> str:
     cost = f"{result.cost.spent:.3f} {result.cost.unit} spent"
     if result.cost.saved:
         cost += f", {result.cost.saved:.3f} saved by stages that were taken over"
-    sections = [table(title, columns, rows), "\n".join(stopped), cost]
+    sections = [table(title, columns, rows), *map(_prefix_note, sorted(tokens)), "\n".join(stopped), cost]
     return "\n\n".join([*filter(None, sections), next_steps(*_next(result))])
+
+
+def _prefix_note(tokens: int) -> str:
+    return f"Trainings that were left unfinished: their weights there, on the first {tokens:,} held-out tokens."
 
 
 def _measure(result: SweepSummary) -> str:

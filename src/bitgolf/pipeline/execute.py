@@ -168,7 +168,8 @@ class ExecutionOptions(NamedTuple):
     """How a run is executed.
 
     processes: that train, calibrate and score. device: their kind, as in `select_device`. from_stage: repeat this stage
-    and all later ones. resume: continue an unfinished training. strict_cap, reuse: as in `execute`.
+    and all later ones. resume: continue an unfinished training. strict_cap, reuse: as in `execute`. train_until: fraction
+    of the training after which the run is left unfinished, with `Stopped`; 1 for none.
     """
 
     processes: int = 1
@@ -177,6 +178,7 @@ class ExecutionOptions(NamedTuple):
     resume: bool = False
     strict_cap: bool = False
     reuse: tuple[Path, ...] = ()
+    train_until: float = 1.0
 
 
 DEFAULT_EXECUTION = ExecutionOptions()
@@ -213,6 +215,7 @@ def run_recipe(
             check_same_inputs(folder, inputs, replaced=options.from_stage)
             run = run_of_inputs(recipe, folder, log, inputs)
             run = replace(run, devices=options.processes, device_type=options.device, resume=options.resume)
+            run = replace(run, train_until=options.train_until)
             return execute(run, from_stage=options.from_stage, strict_cap=options.strict_cap, reuse=options.reuse)
     finally:
         log.close()

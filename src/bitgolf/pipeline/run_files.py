@@ -50,6 +50,11 @@ class RunFiles:
         return self.folder / "train.json"
 
     @property
+    def prefix_scores(self) -> Path:
+        """Scores of a training that a sweep has left unfinished, and continued or not."""
+        return self.folder / "prefix_scores.json"
+
+    @property
     def trained(self) -> Path:
         """Weights after the last training step."""
         return self.folder / "trained.safetensors"

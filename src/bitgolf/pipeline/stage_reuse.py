@@ -30,12 +30,15 @@ def take_over_stages(run: Run, sources: Sequence[Path]) -> None:
     """Take over the longest sequence of stages that this run would repeat and a source has with equal keys.
 
     run: its completed stages are extended; nothing that exists in its folder is replaced. sources: folders of other runs;
-    the first with the stage is used. A stage that is missing, damaged or being written there is executed as usual.
+    the first with the stage is used. A stage that is missing, damaged or being written there is executed as usual. A
+    training that will be left unfinished is not taken over, since that of a source has ended.
     """
     if not sources:
         return
     known = {folder: read_outcomes(folder, RunLog(quiet=True)) for folder in sources if _is_other(folder, run)}
     for stage in STAGES[:-1]:  # the last one reports on this folder
+        if stage.name == "train" and run.train_until < 1:
+            return
         if stage.name in run.completed and stage.unchanged(run) and not stage.damage(run):
             continue
         key = stage.key(run)

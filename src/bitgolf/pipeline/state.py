@@ -67,7 +67,8 @@ class Run:
     tokenizer: file of their tokenizer, None for the one in their folder; without text and shards, the recipe's text is
     used. score_tokens: how much of the held-out text is scored. auto: what was chosen for the recipe `auto`.
     devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
-    resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
+    resume: continue an unfinished training. train_until: fraction of the training after which it is left unfinished;
+    1 for all of it. overwrite: training may replace the checkpoints in the folder.
     completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
     pending: results that are not written yet.
     """
@@ -81,6 +82,7 @@ class Run:
     devices: int = 1
     device_type: str = "auto"
     resume: bool = False
+    train_until: float = 1.0
     overwrite: bool = False
     completed: dict[str, dict[str, Any]] = field(default_factory=dict)
     reading: ReadOptions = DEFAULT_OPTIONS

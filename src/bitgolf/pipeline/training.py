@@ -12,6 +12,7 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import data_digest, load_manifest, open_split
+from bitgolf.errors import Stopped
 from bitgolf.files import write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import load_weights, parameter_roles
@@ -37,6 +38,7 @@ from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.launch import run_worker
 from bitgolf.runtime.progress import CalibrationReserve, TrainingProgress
 from bitgolf.training import checkpoint, loop, setup
+from bitgolf.training.checkpoint_manager import TrainResult
 from bitgolf.training.rounded_weights import RoundedWeights
 from bitgolf.training.settings import Train
 from bitgolf.training.trainer import Trainer
@@ -47,7 +49,7 @@ from bitgolf.training.validator import Evaluate, model_weights
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """Training of a recipe on the shards in `data`; `folder` is the run's, which gets the checkpoints.
 
-    device: kind of device, as in `select_device`.
+    device: kind of device, as in `select_device`. until: fraction of the training after which it is left unfinished.
     """
 
     recipe: Spec[Recipe]
@@ -56,6 +58,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     resume: bool = False
     device: str = "auto"
+    until: float = 1.0
 
 
 def training_inputs(run: Run) -> list[Any]:
@@ -64,7 +67,10 @@ def training_inputs(run: Run) -> list[Any]:
 
 
 def train(run: Run) -> TrainingResult:
-    """Train in this process, or in `run.devices` processes under torchrun. Writes checkpoints and `train.json`."""
+    """Train in this process, or in `run.devices` processes under torchrun. Writes checkpoints and `train.json`.
+
+    Raises `Stopped` for a training that is left unfinished at `run.train_until`; there is no `train.json` then.
+    """
     claim_checkpoints(run)
     found, wanted = load_manifest(run.data_folder).vocab, run.recipe().tokens().vocab
     if found != wanted:
@@ -77,9 +83,22 @@ def train(run: Run) -> TrainingResult:
         seed=run.seed,
         resume=run.resume,
         device=run.device_type,
+        until=run.train_until,
     )
-    if run.devices == 1:
-        return train_rank(job, run.log)
+    result = train_rank(job, run.log) if run.devices == 1 else _train_in_workers(run, job)
+    if not _is_finished(job, result):
+        reason = f"{job.until:.3g} of the training is done"
+        raise Stopped(f"after step {result.steps}", reason, where=str(run.folder), hint="--resume continues")
+    return result
+
+
+def _is_finished(job: TrainingJob, result: TrainingResult) -> bool:
+    """Whether a training has reached its end, not only `job.until`."""
+    seconds, limit = result.training_seconds, result.time_limit_seconds
+    return job.until == 1 or TrainingProgress(result.steps, job.recipe["train.steps"], seconds, limit).fraction == 1
+
+
+def _train_in_workers(run: Run, job: TrainingJob) -> TrainingResult:
     with observed_workers(run.log, run.files.log):
         return run_worker(
             train_worker,
@@ -120,7 +139,7 @@ def train_rank(job: TrainingJob, log: RunLog) -> TrainingResult:
         rank = Rank(distributed, select_device(distributed.local_rank, job.device), log)
         limit, reserve = training_limit(job, rank)
         result = _train(job, rank, limit, reserve)
-        if distributed.rank == 0:
+        if distributed.rank == 0 and _is_finished(job, result):
             write_json(RunFiles(job.folder).training, msgspec.to_builtins(result))
     return result
 
@@ -153,23 +172,11 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
         evaluate = _evaluation(job, rank, trainer)
         begun = setup.setup_trainer(trainer, rank.log)
         _log_beginning(rank.log, settings, parameters, tokens, limit)
-        report = _event_logger(rank.log, settings, limit)
-        reached = loop.train(
-            trainer,
-            RunFiles(job.folder).checkpoints,
-            report,
-            resume=job.resume,
-            limit=limit,
-            stop=rank.log.stop,
-            evaluate=evaluate,
-        )
+        reached = _train_loop(job, rank, trainer, limit, evaluate)
     finally:
         trainer.close()
     epochs = reached.tokens / tokens
-    warn_of_unused(rank.log, trainer, epochs, tokens)
-    if rank.distributed.rank == 0:
-        warn_if_nothing_learnt(rank.log, RunFiles(job.folder).log)
-    return TrainingResult(
+    result = TrainingResult(
         steps=reached.steps,
         tokens=reached.tokens,
         training_seconds=reached.training_seconds,
@@ -183,6 +190,24 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
         processes=rank.distributed.world_size,
         parameters=parameters,
         calibration_reserve=reserve and ReserveRecord(*reserve),
+    )
+    if _is_finished(job, result):
+        warn_of_unused(rank.log, trainer, epochs, tokens)
+        if rank.distributed.rank == 0:
+            warn_if_nothing_learnt(rank.log, RunFiles(job.folder).log)
+    return result
+
+
+def _train_loop(job: TrainingJob, rank: Rank, trainer: Trainer, limit: float, evaluate: Evaluate | None) -> TrainResult:
+    return loop.train(
+        trainer,
+        RunFiles(job.folder).checkpoints,
+        _event_logger(rank.log, trainer.settings, limit),
+        resume=job.resume,
+        limit=limit,
+        until=job.until,
+        stop=rank.log.stop,
+        evaluate=evaluate,
     )
 
 

@@ -13,10 +13,11 @@ from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.stage_reuse import TAKEN_FROM
 from bitgolf.pipeline.state import read_outcomes
 from bitgolf.report.log import RunLog
+from bitgolf.sweeps.prefix import read_prefix_scores
 
 
 class SweepCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Device hours of finished stages.
+    """Device hours of finished stages, and of trainings that were left unfinished with a score.
 
     unit: `GPU-hours`, wall time times the processes that trained; `core-hours` where no GPU was used, times the threads of
     a process as well. spent: by the stages that the runs executed. saved: by those that they took over from other runs.
@@ -33,11 +34,13 @@ def spent_cost(runs: Iterable[Path]) -> SweepCost:
     for folder in runs:
         files = RunFiles(folder)
         stages = read_outcomes(folder, RunLog(quiet=True)) if files.stages.exists() else {}
-        trained = stages.get("train", {})
+        prefixes = read_prefix_scores(folder)
+        trained = stages.get("train") or (msgspec.to_builtins(prefixes[-1]) if prefixes else {})
         devices = float(trained.get("processes", 1))
         if str(trained.get("device", "")).startswith("CPU"):
-            unit, devices = "core-hours", devices * _threads(files)
+            unit, devices = "core-hours", devices * (trained.get("threads") or _threads(files))
         own, taken = _seconds(stages)
+        own += sum(score.seconds for score in prefixes)
         spent, saved = spent + own * devices / 3600, saved + taken * devices / 3600
     return SweepCost(unit=unit, spent=spent, saved=saved)
 

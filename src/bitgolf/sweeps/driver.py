@@ -12,12 +12,13 @@ from bitgolf.pipeline.execute import ExecutionOptions
 from bitgolf.pipeline.given_inputs import GivenInputs, first_inputs
 from bitgolf.pipeline.state import RunInputs
 from bitgolf.recipes.check import check_recipe
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.display import current_display
 from bitgolf.runtime.folder_lock import folder_lock
 from bitgolf.runtime.ordered_map import InProcess, OrderedMap
 from bitgolf.sweeps.curves import validation_curve
 from bitgolf.sweeps.estimate import expected_cost
-from bitgolf.sweeps.factors import of_variant
+from bitgolf.sweeps.factors import SweepVariant, of_variant
 from bitgolf.sweeps.folder import RunKey, RunUnit, SweepFolder, new_record, read_record
 from bitgolf.sweeps.gates import Curve
 from bitgolf.sweeps.job import RunEnd, RunJob, make_job, run_job
@@ -63,7 +64,7 @@ def check_sweep(sweep: Spec[Sweep]) -> None:
         gate()
     first = built.search.next_round(built.space, ())
     for variant in first.variants if first else ():
-        recipe = built.recipe(variant, first.share if first else 1.0)
+        recipe = built.recipe(variant, first.share if first and not first.prefix_tokens else 1.0)
         with of_variant(variant.name):
             check_recipe(recipe)
 
@@ -106,7 +107,7 @@ class _SweepExecution:
 
     def _run_round(self, current: Round) -> FinishedRound:
         units = [
-            RunUnit(variant, seed, self.sweep.recipe(variant, current.share), current.share)
+            RunUnit(variant, seed, self._recipe(variant, current), current.share, current.prefix_tokens)
             for variant in current.variants
             for seed in self.sweep.seeds
         ]
@@ -116,11 +117,17 @@ class _SweepExecution:
             self._run_wave([unit for unit in wave if not self._known(unit)])
         return FinishedRound(current, tuple(self._scores(variant, units) for variant in current.variants))
 
+    def _recipe(self, variant: SweepVariant, current: Round) -> Spec[Recipe]:
+        return self.sweep.recipe(variant, 1.0 if current.prefix_tokens else current.share)
+
     def _announce_cost(self, left: Sequence[RunUnit]) -> None:
         """Say what the trainings that are left will cost. Runs whose training is done take it over."""
-        done = {training_identity(result.unit) for result in self.results.values() if result.state == "done"}
-        trainings = [unit for unit in left if training_identity(unit) not in done]
-        if expected := expected_cost(trainings, self.folder.sources(), self.options.processes):
+        done = dict[str, float]()
+        for unit in (result.unit for result in self.results.values() if result.state == "done"):
+            key = training_identity(unit)
+            done[key] = max(done.get(key, 0.0), unit.share if unit.prefix_tokens else 1.0)
+        trainings = [unit for unit in left if done.get(training_identity(unit), 0.0) < 1]
+        if expected := expected_cost(trainings, self.folder.sources(), self.options.processes, done):
             current_display().message(f"left to do: {expected}")
 
     def _scores(self, variant: object, units: Sequence[RunUnit]) -> VariantScores:
@@ -133,14 +140,29 @@ class _SweepExecution:
         """Whether the result of a run is known without running it; it is then among the results."""
         if unit.key in self.results:
             return True
-        if entry := self.folder.finished(unit):
-            self.results[unit.key] = UnitResult.of_entry(unit, entry, self.sweep.measure)
+        if result := self._finished(unit):
+            self.results[unit.key] = result
         elif end := self.folder.stop_of(unit, self.gates):
             self.results[unit.key] = UnitResult.of_end(unit, end)
         elif stopped := [r for r in self.results.values() if self._same_recipe(r.unit, unit) and r.state == "stopped"]:
             end = RunEnd(stopped[0].gate, f"not run, since seed {stopped[0].unit.seed} was stopped")
             self.results[unit.key] = UnitResult.of_end(unit, end)
         return unit.key in self.results
+
+    def _finished(self, unit: RunUnit) -> UnitResult | None:
+        """The result of a run that has reached its end, or that of its round; None if it has not."""
+        if not unit.prefix_tokens:
+            entry = self.folder.finished(unit)
+            return entry and UnitResult.of_entry(unit, entry, self.sweep.measure)
+        if score := self.folder.prefix_score(unit):
+            return UnitResult.of_prefix(unit, score)
+        same = [r for r in self.results.values() if r.prefix and self._same_training(r.unit, unit)]
+        return same[0]._replace(unit=unit) if same else None
+
+    @staticmethod
+    def _same_training(a: RunUnit, b: RunUnit) -> bool:
+        """Whether two runs of a round train the same, so that one of them has the score of both."""
+        return (a.share, a.prefix_tokens) == (b.share, b.prefix_tokens) and training_identity(a) == training_identity(b)
 
     @staticmethod
     def _same_recipe(a: RunUnit, b: RunUnit) -> bool:
@@ -158,25 +180,28 @@ class _SweepExecution:
     def _prepare(self, units: Sequence[RunUnit]) -> None:
         """Prepare each text of runs that will run at the same time once, in the first of the runs that have it."""
         first = {text: unit for unit in reversed(units) if (text := text_identity(unit)) not in self.prepared}
-        jobs = [self._job(unit, [])._replace(last_stage="prepare") for unit in first.values()]
+        jobs = [self._job(unit, [])._replace(last_stage="prepare", prefix_tokens=0) for unit in first.values()]
         for _ in self.workers.map(run_job, jobs):
             pass
         self.prepared.update(first)
 
     def _job(self, unit: RunUnit, references: list[list[Curve]]) -> RunJob:
-        given = self.given._replace(seed=unit.seed)
-        return make_job(unit.recipe, self.spec["gates"], self.folder.run_folder(unit), given, self.options, references)
+        given, options = self.given._replace(seed=unit.seed), self.options
+        if unit.prefix_tokens:
+            options = options._replace(train_until=unit.share)
+        job = make_job(unit.recipe, self.spec["gates"], self.folder.run_folder(unit), given, options, references)
+        return job._replace(prefix_tokens=unit.prefix_tokens)
 
     def _references(self) -> list[list[Curve]]:
         """The validation curves of the finished runs, a group for each variant; none if no gate compares."""
-        groups = dict[object, list[Curve]]()
+        groups = dict[object, dict[Path, Curve]]()
         if any(gate().compares for gate in self.gates.values()):
             for result in self.results.values():
                 unit = result.unit
                 if result.state == "done":
-                    curve = validation_curve(self.folder.run_folder(unit))
-                    groups.setdefault((unit.variant, unit.share), []).append(curve)
-        return list(groups.values())
+                    run = self.folder.run_folder(unit)  # of several rounds, if they continue it
+                    groups.setdefault((unit.variant, unit.recipe.hash), {})[run] = validation_curve(run)
+        return [list(group.values()) for group in groups.values()]
 
     def _add(self, unit: RunUnit, end: RunEnd) -> None:
         """Add the result of a run that has just ended, and say it."""
@@ -185,9 +210,7 @@ class _SweepExecution:
             result = UnitResult.of_end(unit, end)
         elif end.reason:
             result = UnitResult.of_end(unit, end)
-        elif entry := self.folder.finished(unit):
-            result = UnitResult.of_entry(unit, entry, self.sweep.measure)
-        else:
+        elif not (result := self._finished(unit)):
             hint = "the hosts of a cluster must share this folder; the same command continues"
             raise BitgolfError("a run has ended without a result", where=str(self.folder.run_folder(unit)), hint=hint)
         self.results[unit.key] = result

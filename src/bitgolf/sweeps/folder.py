@@ -28,6 +28,7 @@ from bitgolf.store.entry import RunEntry, read_entry
 from bitgolf.store.index import run_folders
 from bitgolf.sweeps.factors import SweepVariant
 from bitgolf.sweeps.job import RunEnd
+from bitgolf.sweeps.prefix import PrefixScore, read_prefix_scores, training_stage_key
 from bitgolf.sweeps.search.search import Round
 from bitgolf.sweeps.sweep import Sweep
 
@@ -42,12 +43,17 @@ RunKey = tuple[SweepVariant, int, float]
 
 
 class RunUnit(NamedTuple):
-    """A run of a sweep: a variant with a seed. share: of the training, for a shorter one."""
+    """A run of a sweep: a variant with a seed.
+
+    share: of the training. prefix_tokens: 0 for a training of this length; otherwise the recipe's is left unfinished at
+    the share, and scored on so many held-out tokens, see `Round`.
+    """
 
     variant: SweepVariant
     seed: int
     recipe: Spec[Recipe]
     share: float = 1.0
+    prefix_tokens: int = 0
 
     @property
     def key(self) -> RunKey:
@@ -95,15 +101,30 @@ class SweepFolder:
 
     def finished(self, unit: RunUnit) -> RunEntry | None:
         """The results of a run, None if it is not finished, damaged, or of a text that has changed since."""
-        folder = self.run_folder(unit)
         try:
-            run = open_run(folder, RunLog(quiet=True))
-            done = list(run.completed) == list(STAGE_NAMES) and _has_same_text(run, self.record.inputs)
-            if not done or read_result(run).hash != recipe_hash(unit.recipe) or run.seed != unit.seed:
+            run = self._opened(unit)
+            if not run or list(run.completed) != list(STAGE_NAMES) or read_result(run).hash != recipe_hash(unit.recipe):
                 return None
         except BitgolfError:
             return None
-        return read_entry(folder, folder.name)
+        return read_entry(run.folder, run.folder.name)
+
+    def prefix_score(self, unit: RunUnit) -> PrefixScore | None:
+        """The score of a training that was left unfinished there, None if it is not known."""
+        try:
+            run = self._opened(unit)
+            key = training_stage_key(run) if run else ""
+        except BitgolfError:
+            return None
+        found = read_prefix_scores(self.run_folder(unit))
+        wanted = key, unit.share, unit.prefix_tokens
+        return next((score for score in found if (score.key, score.share, score.tokens) == wanted), None)
+
+    def _opened(self, unit: RunUnit) -> Run | None:
+        """A run, None if it is of another recipe, text or seed. Raises `BitgolfError` if it is missing or damaged."""
+        run = open_run(self.run_folder(unit), RunLog(quiet=True))
+        same = run.seed == unit.seed and recipe_hash(run.recipe) == recipe_hash(unit.recipe)
+        return run if same and _has_same_text(run, self.record.inputs) else None
 
     def stop_of(self, unit: RunUnit, gates: Mapping[str, Any]) -> RunEnd | None:
         """Why a run was stopped, None if it was not, or the gate is no longer one of `gates`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from bitgolf.config.code_files import CODE_FILES, CodeFile, load_code_files
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
-from bitgolf.errors import BitgolfError, Interrupted
+from bitgolf.errors import BitgolfError, Interrupted, Stopped
 from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
 from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.recipes.recipe import Recipe
@@ -19,13 +20,15 @@ from bitgolf.report.display import Display, current_display, shown_on
 from bitgolf.report.progress import Progress
 from bitgolf.store.index import run_folders
 from bitgolf.sweeps.gates import Curve, Gate, GatedRun
+from bitgolf.sweeps.prefix import record_prefix_score, unknown_score
 
 
 class RunJob(NamedTuple):
     """A run to execute. Parts are in their JSON form, so that every process can read the job.
 
     recipe, gates: JSON texts. code: code files that they need. name: of the run, for messages. references: see
-    `GatedRun`. last_stage: after which the run is left unfinished, "" for none.
+    `GatedRun`. last_stage: after which the run is left unfinished, "" for none. prefix_tokens: held-out tokens to score
+    when the training has reached `options.train_until`, where it is left unfinished; 0 for a whole run.
     """
 
     recipe: str
@@ -37,6 +40,7 @@ class RunJob(NamedTuple):
     options: ExecutionOptions
     references: tuple[tuple[Curve, ...], ...]
     last_stage: str = ""
+    prefix_tokens: int = 0
 
 
 class RunEnd(NamedTuple):
@@ -78,12 +82,27 @@ def run_job(job: RunJob) -> RunEnd:
     options = job.options._replace(reuse=(*run_folders(job.folder.parent, 1), *job.options.reuse))
     try:
         with _shown_briefly(job.name):
-            run_recipe(from_json(json.loads(job.recipe)), job.given, options, out=job.folder, observers=[watch])
+            _execute(job, options, watch)
     except Interrupted:
         raise
     except BitgolfError as error:
         return watch.stopped or RunEnd(reason=" ".join(str(error).split()))
     return RunEnd()
+
+
+def _execute(job: RunJob, options: ExecutionOptions, watch: GateWatch) -> None:
+    """Execute a run, or the beginning of its training and the score of its weights. Raises `Stopped` if a gate stops it."""
+    started = time.perf_counter()
+    try:
+        run_recipe(from_json(json.loads(job.recipe)), job.given, options, out=job.folder, observers=[watch])
+    except Stopped:
+        if watch.stopped or not job.prefix_tokens:
+            raise
+        seconds = round(time.perf_counter() - started, 2)
+        record_prefix_score(job.folder, options.train_until, job.prefix_tokens, options, seconds)
+    else:
+        if job.prefix_tokens:
+            raise unknown_score(job.folder, options.train_until)
 
 
 class GateWatch:

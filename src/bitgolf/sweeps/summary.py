@@ -20,13 +20,17 @@ from bitgolf.sweeps.cost import SweepCost, spent_cost
 from bitgolf.sweeps.factors import BASE
 from bitgolf.sweeps.folder import RunUnit, SweepFolder
 from bitgolf.sweeps.job import RunEnd
+from bitgolf.sweeps.prefix import PrefixScore
 from bitgolf.sweeps.sweep import Measure, Sweep
 
 RunState = Literal["done", "stopped", "failed"]
 
 
 class UnitResult(NamedTuple):
-    """The result of a run. bpb: by the measure of the sweep, None without a score. gate: that stopped the run."""
+    """The result of a run. bpb: by the measure of the sweep, None without a score. gate: that stopped the run.
+
+    prefix: the score of a training that was left unfinished, which `bpb` is then; None for a whole run.
+    """
 
     unit: RunUnit
     state: RunState
@@ -34,11 +38,17 @@ class UnitResult(NamedTuple):
     entry: RunEntry | None = None
     gate: str = ""
     reason: str = ""
+    prefix: PrefixScore | None = None
 
     @classmethod
     def of_entry(cls, unit: RunUnit, entry: RunEntry, measure: Measure) -> UnitResult:
         """The result of a finished run."""
         return cls(unit, "done", entry.best_bpb if measure == "best" else entry.bpb.get(measure), entry)
+
+    @classmethod
+    def of_prefix(cls, unit: RunUnit, score: PrefixScore) -> UnitResult:
+        """The result of a training that was left unfinished."""
+        return cls(unit, "done", score.bpb, prefix=score)
 
     @classmethod
     def of_end(cls, unit: RunUnit, end: RunEnd) -> UnitResult:
@@ -69,8 +79,9 @@ class SweepRun(msgspec.Struct, frozen=True, kw_only=True):
 class VariantSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A variant in `sweep --json`.
 
-    settings: path -> value, where the recipe differs from the base. share: of the training. mean, deviation: of the bits
-    per byte of the finished seeds; deviation is the sample standard deviation, None for a single one. difference: of the
+    settings: path -> value, where the recipe differs from the base. share: of the training. prefix_tokens: if the training
+    was left unfinished at this share, the number of held-out tokens on which its weights were scored; 0 for a training of
+    its own. mean, deviation: of the bits per byte of the finished seeds; deviation is the sample standard deviation, None for a single one. difference: of the
     means, to the base of the same share; negative is better. p: chance of at least this improvement without any (Welch,
     one-sided), corrected for the number of variants (Holm); None without two seeds on each side or on other text.
     bytes: of the largest artifact. stopped: why its runs were stopped or failed.
@@ -79,6 +90,7 @@ class VariantSummary(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     settings: dict[str, Any]
     share: float
+    prefix_tokens: int
     runs: list[SweepRun]
     mean: float | None
     deviation: float | None
@@ -133,6 +145,7 @@ def _variant(group: Sequence[UnitResult], base: Sequence[UnitResult], folder: Pa
         name=unit.variant.name,
         settings={} if own or not base else _settings(base[0].unit, unit),
         share=unit.share,
+        prefix_tokens=unit.prefix_tokens,
         runs=[_run(result, folder) for result in group],
         mean=mean,
         deviation=stdev(scores) if len(scores) > 1 else None,
@@ -144,15 +157,15 @@ def _variant(group: Sequence[UnitResult], base: Sequence[UnitResult], folder: Pa
 
 
 def _run(result: UnitResult, folder: Path) -> SweepRun:
-    entry = result.entry
+    entry, prefix = result.entry, result.prefix
     return SweepRun(
         run=str(folder / result.unit.folder_name),
         seed=result.unit.seed,
         state=result.state,
         bpb=result.bpb,
         bytes=entry and entry.bytes,
-        steps=entry and entry.steps,
-        training_seconds=entry and entry.training_seconds,
+        steps=prefix.step if prefix else entry and entry.steps,
+        training_seconds=prefix.training_seconds if prefix else entry and entry.training_seconds,
         reason=result.reason,
     )
 

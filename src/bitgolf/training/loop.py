@@ -29,6 +29,7 @@ def train(
     *,
     resume: bool,
     limit: float | None = None,
+    until: float = 1.0,
     stop: StopRequest | None = None,
     evaluate: Evaluate | None = None,
 ) -> TrainResult:
@@ -37,6 +38,7 @@ def train(
     report: called as report(kind, **fields) for each event of the log.
     resume: continue from the newest checkpoint.
     limit: seconds on the training clock (0: none); None is `train.seconds`. A resumed run keeps its original limit.
+    until: fraction of the run at which training ends for now; a later call with `resume` continues it.
     stop: a request that ends training after the current step. evaluate: scores held-out text, for `train.validation`.
     Raises `Interrupted` on SIGINT and SIGTERM and `Stopped` on a request, after saving the state, and `Diverged`, without
     saving it.
@@ -45,7 +47,7 @@ def train(
     saved = restore(trainer, folder, report, start) if resume else start
     state = trainer.state_dict()  # on every rank, as optimizer state may be sharded
     with _deferred_signals() as caught, CheckpointWriter(folder, {} if trainer.distributed.rank else state) as writer:
-        training = _TrainingLoop(trainer, writer, report, saved, caught, stop)
+        training = _TrainingLoop(trainer, writer, report, saved, caught, stop, until)
         if evaluate and isinstance(trainer.settings.validation, Validation):
             training.validator = Validator(trainer.settings.validation, evaluate, trainer, report, training.start)
         try:
@@ -67,9 +69,10 @@ class _TrainingLoop:
         saved: TrainResult,
         caught: list[str],
         stop: StopRequest | None,
+        until: float,
     ) -> None:
         self.trainer, self.report, self.saved, self.caught, self.stop = trainer, report, saved, caught, stop
-        self.step, self.tokens = saved.steps, saved.tokens
+        self.step, self.tokens, self.until = saved.steps, saved.tokens, until
         self.started = time.perf_counter() - saved.training_seconds
         self.saves = CheckpointManager(trainer, writer, report)
         every = 1 if trainer.device.torch_device.type == "cpu" else 50
@@ -86,7 +89,7 @@ class _TrainingLoop:
         now = self.start
         while True:
             now, stopped = self.progress(now)
-            ended = now.fraction >= 1.0
+            ended = now.fraction >= self.until
             if self.unsaved(now, final=stopped or ended):
                 self.save(wait=stopped or ended)
             elif stopped:

@@ -13,11 +13,17 @@ from bitgolf.sweeps.factors import BASE, SearchSpace, SweepVariant
 
 
 class Round(NamedTuple):
-    """Variants to run next. reason: why these, in words. share: of the steps or seconds of the training."""
+    """Variants to run next.
+
+    reason: why these, in words. share: of the steps or seconds of the training. prefix_tokens: 0 for trainings of this
+    length, with the whole schedule. Otherwise the training of the whole length is left unfinished at the share, and its
+    weights are scored on so many held-out tokens; a later round continues it.
+    """
 
     variants: tuple[SweepVariant, ...]
     reason: str
     share: float = 1.0
+    prefix_tokens: int = 0
 
 
 class VariantScores(NamedTuple):
