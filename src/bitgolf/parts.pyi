@@ -75,8 +75,8 @@ from bitgolf.model.logits_transforms import QuinticCap as QuinticCap
 from bitgolf.model.logits_transforms import SigmoidCap as SigmoidCap
 from bitgolf.model.logits_transforms import Softcap as Softcap
 from bitgolf.model.logits_transforms import VocabBias as VocabBias
-from bitgolf.model.mlp import LeakyReLU as LeakyReLU
 from bitgolf.model.mlp import MLP as MLP
+from bitgolf.model.mlp import LeakyReLU as LeakyReLU
 from bitgolf.model.mlp import NormedSwiGLU as NormedSwiGLU
 from bitgolf.model.mlp import ReLU as ReLU
 from bitgolf.model.mlp import SquaredLeakyReLU as SquaredLeakyReLU
@@ -108,8 +108,8 @@ from bitgolf.model.residual import DepthScaledNorm as DepthScaledNorm
 from bitgolf.model.residual import EmbeddingNorm as EmbeddingNorm
 from bitgolf.model.residual import LayerScale as LayerScale
 from bitgolf.model.residual import MixX0 as MixX0
-from bitgolf.model.residual import RMSNorm as RMSNorm
 from bitgolf.model.residual import ResidualWarmup as ResidualWarmup
+from bitgolf.model.residual import RMSNorm as RMSNorm
 from bitgolf.model.residual_topology import ParallelResidual as ParallelResidual
 from bitgolf.model.residual_topology import ParallelTwoLaneResidual as ParallelTwoLaneResidual
 from bitgolf.model.residual_topology import SequentialResidual as SequentialResidual
@@ -145,8 +145,8 @@ from bitgolf.optim.schedules import WarmdownFraction as WarmdownFraction
 from bitgolf.optim.schedules import WarmdownSteps as WarmdownSteps
 from bitgolf.optim.schedules import Warmup as Warmup
 from bitgolf.optim.soap import SOAP as SOAP
-from bitgolf.pack.byte_coders import Brotli as Brotli
 from bitgolf.pack.byte_coders import LZMA as LZMA
+from bitgolf.pack.byte_coders import Brotli as Brotli
 from bitgolf.pack.byte_coders import Raw as Raw
 from bitgolf.pack.byte_coders import Zlib as Zlib
 from bitgolf.pack.byte_coders import Zstd as Zstd
@@ -165,8 +165,8 @@ from bitgolf.quantize.codecs.bit_allocation import EqualRate as EqualRate
 from bitgolf.quantize.codecs.codec import Float as Float
 from bitgolf.quantize.codecs.codec import IntRows as IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ as GPTQ
-from bitgolf.quantize.codecs.lowbit import BinaryGroups as BinaryGroups
 from bitgolf.quantize.codecs.lowbit import FP8 as FP8
+from bitgolf.quantize.codecs.lowbit import BinaryGroups as BinaryGroups
 from bitgolf.quantize.codecs.lowbit import PackedInt4 as PackedInt4
 from bitgolf.quantize.codecs.lowbit import TernaryGroups as TernaryGroups
 from bitgolf.quantize.codecs.lqer import LQER as LQER
