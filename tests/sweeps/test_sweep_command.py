@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitgolf.commands.reuse import source_runs
 from bitgolf.commands.sweep_runs import SweepOptions, plan_sweep
 from bitgolf.config.recipe_file import write_recipe
 from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, RecipeError, UsageError
+from bitgolf.files import read_json
+from bitgolf.submission.imported import IMPORTED_FILE
 from bitgolf.sweeps.assignments import parse_seeds, split_values
 from bitgolf.sweeps.search.greedy import GreedyForward
 from bitgolf.sweeps.summary import SweepSummary
@@ -60,6 +64,39 @@ def test_variants_of_options(swept: tuple[Path, SweepSummary], tmp_path: Path) -
     done = run_command("sweep", str(tmp_path / "sweep"))
     assert done.returncode == 0 and "Try next:" in done.stdout, "the folder of a sweep is the sweep"
     assert executed_stages(tmp_path / "sweep")["report"] == 8
+
+
+def test_options_of_reading_the_text_hold_for_all_runs(tmp_path: Path) -> None:
+    source, folder = tmp_path / "text.jsonl", tmp_path / "sweep"
+    pieces = [file.read_text() for file in sorted(Path(TEXT[1]).glob("*.txt"))]
+    source.write_text("\n".join(json.dumps({"body": piece}) for piece in pieces))
+    words = ["sweep", RECIPE, "--out", str(folder), "--seeds", "1", "--set", f"{BITS}=3,3.5", "--score-tokens", "0"]
+    found = run_json(*words, "--text", str(source), "--key", "body", "--strict", "--steps", "1")
+    runs = [run["run"] for row in found["variants"] for run in row["runs"]]
+    assert len(runs) == 3 and executed_stages(folder)["prepare"] == 1
+    for run in runs:
+        inputs = read_json(Path(run) / "inputs.json")
+        assert inputs["reading"] == {"key": "body", "skip_null": False, "strict": True}
+    changed = run_command(*words, "--text", str(source), "--key", "other")
+    assert changed.returncode == 2 and "another text" in changed.stderr
+    without = run_command("sweep", RECIPE, "--key", "body", "--out", str(tmp_path / "other"))
+    assert without.returncode == 2 and "no effect without --text" in without.stderr
+    source.write_text('{"body": 3}\n' + source.read_text())
+    strict = run_json(*words[:2], "--out", str(tmp_path / "strict"), "--text", str(source), "--key", "body", "--strict")
+    assert "body" in strict["variants"][0]["stopped"]
+
+
+def test_shards_with_a_tokenizer_elsewhere(swept: tuple[Path, SweepSummary], tmp_path: Path) -> None:
+    made = next(swept[0].glob("base-*-s0")) / "data"
+    shards, tokenizer = tmp_path / "shards", tmp_path / "elsewhere.model"
+    shutil.copytree(made, shards)
+    (shards / "tokenizer.model").rename(tokenizer)
+    words = ["sweep", RECIPE, "--shards", str(shards), "--seeds", "1", "--steps", "1", "--score-tokens", "0"]
+    missing = run_command(*words, "--out", str(tmp_path / "without"))
+    assert missing.returncode == 2 and "--tokenizer" in missing.stderr
+    (row,) = run_json(*words, "--tokenizer", str(tokenizer), "--out", str(tmp_path / "sweep"))["variants"]
+    assert row["runs"][0]["state"] == "done"
+    assert read_json(Path(row["runs"][0]["run"]) / "inputs.json")["tokenizer"] == str(tokenizer)
 
 
 def test_a_sweep_in_a_file_of_the_user(swept: tuple[Path, SweepSummary], tmp_path: Path) -> None:
@@ -181,6 +218,22 @@ def test_runs_are_grouped_by_recipe(swept: tuple[Path, SweepSummary]) -> None:
     table = run_command("runs", store, "--group")
     assert table.returncode == 0 and "3 recipes in" in table.stdout
     assert "groups" not in run_json("runs", store) and len(run_json("runs", store)["runs"]) == 9
+
+
+def test_groups_have_columns_of_their_own(swept: tuple[Path, SweepSummary]) -> None:
+    refused = run_command("runs", str(swept[0].parent), "--group", "--columns", "bpb")
+    assert refused.returncode == 2 and "--columns bpb: --group has columns of its own" in refused.stderr
+
+
+def test_a_run_that_was_imported_is_a_run(tmp_path: Path) -> None:
+    """Nothing can be taken over from it, nor from what is below it."""
+    imported = tmp_path / "imported"
+    imported.mkdir()
+    (imported / IMPORTED_FILE).write_text("{}")
+    assert source_runs([imported]) == (imported,) == source_runs([tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no run in this folder"):
+        source_runs([tmp_path / "empty"])
 
 
 def test_a_sweep_is_compared_by_variant(swept: tuple[Path, SweepSummary]) -> None:

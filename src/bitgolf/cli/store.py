@@ -74,6 +74,9 @@ def runs(
     """
     if yes and not remove:
         raise UsageError("--yes does nothing without --remove", hint="name the runs to remove: --remove RUN --yes")
+    if group and columns:
+        hint = "leave one of the two options out; --where and --sort choose and order the runs of the groups"
+        raise UsageError("--group has columns of its own", where=f"--columns {columns}", hint=hint)
     start_work()
     from bitgolf.commands.list_runs import COLUMNS, list_runs, removal_lines, remove_runs, runs_table
     from bitgolf.commands.run_groups import group_runs, groups_table

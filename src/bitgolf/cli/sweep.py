@@ -14,8 +14,12 @@ from bitgolf.cli.options import (
     MOST_PROCESSES,
     DeviceOption,
     JsonFlag,
+    KeyOption,
     QuickFlag,
     ShardsOption,
+    ShardTokenizerOption,
+    SkipNullFlag,
+    StrictFlag,
     TextOption,
     at_most,
     check_assignments,
@@ -26,6 +30,7 @@ from bitgolf.cli.options import (
 from bitgolf.cli.run_options import DevicesOption, ReuseOption, ScoreTokensOption, parse_score_tokens
 from bitgolf.errors import UsageError
 from bitgolf.recipes import named_folder
+from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
     from bitgolf.commands.sweep_runs import SweepExecution, SweepOptions
@@ -105,7 +110,12 @@ MeasureOption = Annotated[
 ]
 SweepOutOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FOLDER", help="Folder of the runs. Default: runs/sweep-NAME-HASH."),
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Folder of the runs. Stages that they share are executed once, and the same command continues after an "
+        "interruption. Default: runs/sweep-NAME-HASH.",
+    ),
 ]
 WorkersOption = Annotated[
     int,
@@ -145,7 +155,11 @@ def sweep(
     seconds: ClockOption = 0.0,
     measure: MeasureOption = "",
     text: TextOption = [],  # noqa: B006
+    key: KeyOption = "",
+    skip_null: SkipNullFlag = False,
+    strict: StrictFlag = False,
     shards: ShardsOption = None,
+    tokenizer: ShardTokenizerOption = None,
     out: SweepOutOption = None,
     reuse: ReuseOption = [],  # noqa: B006
     workers: WorkersOption = 1,
@@ -159,17 +173,16 @@ def sweep(
     list_names: ListFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run variants of a recipe with several seeds: a table of means, spread and tests against the recipe itself.
-
-    Stages that two runs share are executed once. The same command continues after an interruption. Of a trained run, only quantization and packing are repeated, with all combinations of settings.
-    """
-    from bitgolf.commands.sweep_runs import SweepExecution, SweepOptions
-
+    """Compare variants of a recipe with itself over several seeds, or encode a trained run with other settings."""
     if list_names or not target:
         return _list(target, list_names, as_json)
-    scored = parse_score_tokens(score_tokens)
+    from bitgolf.commands.sweep_runs import SweepExecution, SweepOptions
+    from bitgolf.pipeline.given_inputs import GivenInputs
+
+    scored, reading = parse_score_tokens(score_tokens), ReadOptions(key, skip_null, strict)
+    given = GivenInputs(tuple(text), shards, tokenizer, reading, score_tokens=scored)
     options = SweepOptions(tuple(sets), tuple(variants), seeds, 0, search, tuple(gates), steps, seconds, measure, quick)
-    execution = SweepExecution(tuple(text), shards, scored, out, tuple(reuse), workers, cluster, devices, device)
+    execution = SweepExecution(given, out, tuple(reuse), workers, cluster, devices, device)
     return _sweep(target, options, execution, tokens if score else None, as_json)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitgolf.errors import UsageError
-from bitgolf.pipeline.run_files import RunFiles
+from bitgolf.store.entry import is_run
 from bitgolf.store.index import run_folders
 
 
@@ -14,7 +14,7 @@ def source_runs(folders: Sequence[Path]) -> tuple[Path, ...]:
     """The runs in folders: each is a run, or has runs below it. Raises `UsageError` for a folder without any."""
     found = list[Path]()
     for folder in folders:
-        runs = [folder] if RunFiles(folder).inputs.exists() else list(run_folders(folder))
+        runs = [folder] if is_run(folder) else list(run_folders(folder))
         if not runs:
             message = "there is no run in this folder or below it"
             raise UsageError(message, where=f"--reuse {folder}", hint="`bitgolf runs FOLDER` lists runs")

@@ -12,7 +12,6 @@ from bitgolf.files import json_digest
 from bitgolf.pipeline.execute import ExecutionOptions
 from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.pipeline.latest_run import RUNS_FOLDER
-from bitgolf.pipeline.state import ScoreTokens
 from bitgolf.recipes import named_folder
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.sweeps.assignments import factors_of, parse_gates, parse_search, parse_seeds, variants_factor
@@ -41,22 +40,15 @@ class SweepOptions(NamedTuple):
 
 
 class SweepExecution(NamedTuple):
-    """Where the text comes from, and how runs are executed. devices: processes of a run; workers: runs at a time."""
+    """The text of the runs, and how they are executed. devices: processes of a run; workers: runs at a time."""
 
-    text: Sequence[Path] = ()
-    shards: Path | None = None
-    score_tokens: ScoreTokens | None = None
+    given: GivenInputs = GivenInputs()
     out: Path | None = None
     reuse: Sequence[Path] = ()
     workers: int = 1
     cluster: str = ""
     devices: int = 1
     device: str = "auto"
-
-    @property
-    def given(self) -> GivenInputs:
-        """Text or shards of the runs."""
-        return GivenInputs(self.text, self.shards, score_tokens=self.score_tokens)
 
     @property
     def options(self) -> ExecutionOptions:
