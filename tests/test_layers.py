@@ -16,7 +16,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"runtime"},
-    {"average", "grids", "kernels", "optim", "pack", "portable", "significance", "submission", "text"},
+    {"average", "grids", "kernels", "optim", "pack", "portable", "significance", "submission", "text", "tracking"},
     {"tokens"},
     {"data", "model"},
     {"quantize", "training"},

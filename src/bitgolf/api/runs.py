@@ -28,6 +28,7 @@ from bitgolf.report.events import StepRow, read_events, training_steps
 from bitgolf.report.log import RunLog
 from bitgolf.report.observers import Observer
 from bitgolf.text.read_report import ReadOptions
+from bitgolf.tracking.choose import make_trackers
 
 
 def train(
@@ -53,18 +54,22 @@ def train(
     score_tokens: int | Literal["all"] | None = None,
     progress: bool = True,
     observer: Observer | None = None,
+    track: str | Sequence[str] = (),
 ) -> RunFolder:
     """Run a recipe, as `bitgolf run` does, and return its folder. Stages done with the same settings are reused.
 
     recipe: a value, a name or file, or the folder of a run to continue. text: files, folders and patterns. seconds,
     steps: limits of training; 0 means none. set: full or short path in the recipe -> value or part. from_stage: repeat
     this stage and all later ones. quick: make the recipe a toy. progress: show messages on standard error. observer:
-    receives each event; a text that it returns stops the run. All others are the options of `bitgolf run`. A stop raises
-    `Stopped`, an interrupt `KeyboardInterrupt`; both save a training. A refused call leaves the folder as it was.
+    receives each event; a text that it returns stops the run. track: trackers, such as "tensorboard:FOLDER". All others
+    are the options of `bitgolf run`. A stop raises `Stopped`, an interrupt `KeyboardInterrupt`; both save a training. A
+    refused call leaves the folder as it was.
     """
     reading, observers = ReadOptions(key, skip_null, strict), [observer] if observer else []
     given = GivenInputs(to_paths(text), optional_path(shards), optional_path(tokenizer), reading, seed, score_tokens)
-    options = ExecutionOptions(devices, device, _checked_stage(from_stage), resume, strict_cap)
+    trackers = (track,) if isinstance(track, str) else tuple(track)
+    make_trackers(trackers)  # raises before anything is written
+    options = ExecutionOptions(devices, device, _checked_stage(from_stage), resume, strict_cap, track=trackers)
     with library_call(progress=progress):
         argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})

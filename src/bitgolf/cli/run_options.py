@@ -10,6 +10,7 @@ import typer
 from bitgolf.cli.completion import STAGES, complete_run, one_of
 from bitgolf.cli.options import LARGEST_COUNT, LARGEST_SEED, MOST_PROCESSES, at_most
 from bitgolf.errors import UsageError
+from bitgolf.tracking.choose import make_trackers
 
 if TYPE_CHECKING:
     from bitgolf.pipeline.auto_choice import AutoRequest
@@ -126,6 +127,25 @@ ReuseOption = Annotated[
         autocompletion=complete_run,
         help="A run, or a folder with runs: stages with the same inputs and settings are taken over from it instead of "
         "being executed. May be repeated.",
+    ),
+]
+
+
+def check_trackers(values: list[str]) -> list[str]:
+    """The values of --track. Raises `UsageError` for one that is no tracker, or whose package is missing."""
+    make_trackers(values)
+    return values
+
+
+TrackOption = Annotated[
+    list[str],
+    typer.Option(
+        "--track",
+        metavar="TRACKER",
+        autocompletion=one_of("tensorboard:", "wandb:", "trackio:"),
+        callback=check_trackers,
+        help="Send losses, learning rates, scores and sizes to a tracker: tensorboard:FOLDER, wandb:PROJECT (offline "
+        "unless WANDB_MODE says otherwise) or trackio:PROJECT. May be repeated.",
     ),
 ]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]

@@ -42,6 +42,7 @@ from bitgolf.cli.run_options import (
     SeedOption,
     SpeedOption,
     StrictCapFlag,
+    TrackOption,
     auto_options,
     parse_score_tokens,
 )
@@ -197,6 +198,7 @@ def run(
     first: FromOption = None,
     resume: ResumeFlag = False,
     reuse: ReuseOption = [],  # noqa: B006
+    track: TrackOption = [],  # noqa: B006
     strict_cap: StrictCapFlag = False,
     quick: QuickFlag = False,
     score_tokens: ScoreTokensOption = "",
@@ -212,7 +214,9 @@ def run(
 
     reading, tokens = ReadOptions(key, skip_null, strict), parse_score_tokens(score_tokens)
     given = GivenInputs(text, shards, tokenizer, reading, seed, tokens)
-    options = ExecutionOptions(group_size(devices, "--devices"), device, first, resume, strict_cap, source_runs(reuse))
+    options = ExecutionOptions(
+        group_size(devices, "--devices"), device, first, resume, strict_cap, source_runs(reuse), tuple(track)
+    )
     edits, request = edits_in_order(context, sets, adds), auto_options(recipe, cap, seconds, speed)
     _execute(RunRequest(recipe, edits, request, given, options, quick, out, seeds), as_json)
 

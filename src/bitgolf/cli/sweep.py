@@ -27,7 +27,7 @@ from bitgolf.cli.options import (
     recipe_or_newest_run,
     tokens_option,
 )
-from bitgolf.cli.run_options import DevicesOption, ReuseOption, ScoreTokensOption, parse_score_tokens
+from bitgolf.cli.run_options import DevicesOption, ReuseOption, ScoreTokensOption, TrackOption, parse_score_tokens
 from bitgolf.errors import UsageError
 from bitgolf.recipes import named_folder
 from bitgolf.text.read_report import ReadOptions
@@ -162,6 +162,7 @@ def sweep(
     tokenizer: ShardTokenizerOption = None,
     out: SweepOutOption = None,
     reuse: ReuseOption = [],  # noqa: B006
+    track: TrackOption = [],  # noqa: B006
     workers: WorkersOption = 1,
     cluster: ClusterOption = "",
     devices: DevicesOption = 1,
@@ -182,7 +183,7 @@ def sweep(
     scored, reading = parse_score_tokens(score_tokens), ReadOptions(key, skip_null, strict)
     given = GivenInputs(tuple(text), shards, tokenizer, reading, score_tokens=scored)
     options = SweepOptions(tuple(sets), tuple(variants), seeds, 0, search, tuple(gates), steps, seconds, measure, quick)
-    execution = SweepExecution(given, out, tuple(reuse), workers, cluster, devices, device)
+    execution = SweepExecution(given, out, tuple(reuse), workers, cluster, devices, device, tuple(track))
     return _sweep(target, options, execution, tokens if score else None, as_json)
 
 

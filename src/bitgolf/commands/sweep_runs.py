@@ -40,7 +40,10 @@ class SweepOptions(NamedTuple):
 
 
 class SweepExecution(NamedTuple):
-    """The text of the runs, and how they are executed. devices: processes of a run; workers: runs at a time."""
+    """The text of the runs, and how they are executed. devices: processes of a run; workers: runs at a time.
+
+    track: trackers of each run, as in `make_tracker`.
+    """
 
     given: GivenInputs = GivenInputs()
     out: Path | None = None
@@ -49,11 +52,12 @@ class SweepExecution(NamedTuple):
     cluster: str = ""
     devices: int = 1
     device: str = "auto"
+    track: tuple[str, ...] = ()
 
     @property
     def options(self) -> ExecutionOptions:
         """How each run is executed. Raises `UsageError` for a folder of `reuse` without runs."""
-        return ExecutionOptions(self.devices, self.device, reuse=source_runs(self.reuse))
+        return ExecutionOptions(self.devices, self.device, reuse=source_runs(self.reuse), track=self.track)
 
 
 def plan_sweep(target: str, options: SweepOptions) -> Spec[Sweep]:

@@ -38,6 +38,7 @@ from bitgolf.pipeline.state import (
     stored_inputs,
 )
 from bitgolf.pipeline.stopped import read_stop, write_stop
+from bitgolf.pipeline.tracking import tracked
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import recipe_hash
@@ -106,7 +107,15 @@ def _execute(run: Run, from_stage: str | None, *, strict_cap: bool, reuse: Seque
             raise Stopped(f"before the stage {stage.name}", reason, where=str(run.folder), hint=hint)
         run_stage(run, stage)
     _restore_inputs(run)
-    return read_result(run)
+    result = read_result(run)
+    run.log.event("result", bpb=result.bpb, bytes=_sizes(result), fits=result.fits)
+    return result
+
+
+def _sizes(result: RunResult) -> dict[str, int | None]:
+    """The sizes of the artifact in bytes, and the cap."""
+    sizes = result.bytes
+    return {name: getattr(sizes, name) for name in ("total", "cap", "model", "code", "tokenizer", "self_contained")}
 
 
 def _restore_inputs(run: Run) -> None:
@@ -169,7 +178,8 @@ class ExecutionOptions(NamedTuple):
 
     processes: that train, calibrate and score. device: their kind, as in `select_device`. from_stage: repeat this stage
     and all later ones. resume: continue an unfinished training. strict_cap, reuse: as in `execute`. train_until: fraction
-    of the training after which the run is left unfinished, with `Stopped`; 1 for none.
+    of the training after which the run is left unfinished, with `Stopped`; 1 for none. track: trackers, as in
+    `make_tracker`.
     """
 
     processes: int = 1
@@ -179,6 +189,7 @@ class ExecutionOptions(NamedTuple):
     strict_cap: bool = False
     reuse: tuple[Path, ...] = ()
     train_until: float = 1.0
+    track: tuple[str, ...] = ()
 
 
 DEFAULT_EXECUTION = ExecutionOptions()
@@ -216,7 +227,8 @@ def run_recipe(
             run = run_of_inputs(recipe, folder, log, inputs)
             run = replace(run, devices=options.processes, device_type=options.device, resume=options.resume)
             run = replace(run, train_until=options.train_until)
-            return execute(run, from_stage=options.from_stage, strict_cap=options.strict_cap, reuse=options.reuse)
+            with tracked(recipe, folder, run.seed, log, options.track):
+                return execute(run, from_stage=options.from_stage, strict_cap=options.strict_cap, reuse=options.reuse)
     finally:
         log.close()
 

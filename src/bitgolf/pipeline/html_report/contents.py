@@ -14,6 +14,7 @@ from bitgolf.artifact.ledger import LedgerEntry, ledger
 from bitgolf.data.manifest import Manifest, data_digest, load_manifest
 from bitgolf.errors import CorruptFileError
 from bitgolf.files import read_json
+from bitgolf.pipeline.learning_rates import LearningRates
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.state import Run, RunInputs
 from bitgolf.pipeline.training_result import TrainingTime
@@ -30,9 +31,7 @@ from bitgolf.report.events import (
     training_steps,
     warm_ups,
 )
-from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.text.read_report import ReadReport
-from bitgolf.training.settings import Train
 
 
 class TrainingCurve(NamedTuple):
@@ -94,7 +93,7 @@ def collect_contents(
         environment=environment,
         training=_training_curve(run, events),
         tensors=_tensor_rows(run.files.tensor_reports),
-        learning_rates=_learning_rates(run.recipe().train()),
+        learning_rates=[(f"{name} on {where}", rate) for name, where, rate in _learning_rates(run).largest],
         read=_read_lines(events),
         warnings=current_warnings(events),
         finished=_date(stage_ends(events).get("score")),
@@ -107,7 +106,7 @@ def _training_curve(run: Run, events: list[dict[str, Any]]) -> TrainingCurve:
     return TrainingCurve(
         losses=[(row.step, row.loss) for row in rows],
         phases=training_phases(events),
-        rate_factors=_rate_factors(run.recipe().train(), rows, limit),
+        rate_factors=_rate_factors(_learning_rates(run), rows, limit),
         step_times=step_times(rows),
         checkpoints=training_checkpoints(events),
         recompilations=recompilations(events),
@@ -115,23 +114,14 @@ def _training_curve(run: Run, events: list[dict[str, Any]]) -> TrainingCurve:
     )
 
 
-def _rate_factors(train: Train, rows: Sequence[StepRow], limit: float) -> list[tuple[int, float]]:
-    """(step, factor of the learning rates) of the logged steps, by the schedule. limit: seconds of training, 0 for none.
-
-    A schedule depends on the progress before the step, whose time is that of the row before it.
-    """
-    schedule, before, found = train.lr_schedule(), 0.0, list[tuple[int, float]]()
-    for row in rows:
-        progress = TrainingProgress(row.step - 1, train.steps, before, limit)
-        found.append((row.step, schedule.value(progress)))
-        before = row.training_seconds
-    return found
+def _learning_rates(run: Run) -> LearningRates:
+    return LearningRates(run.recipe().train())
 
 
-def _learning_rates(train: Train) -> list[tuple[str, float]]:
-    """(rule, learning rate) of the optimizer's rules that have one."""
-    uses = [(rule["where"], rule["use"]) for rule in train.optim]
-    return [(f"{use.name} on {where}", float(use["lr"])) for where, use in uses if "lr" in use.kwargs]
+def _rate_factors(rates: LearningRates, rows: Sequence[StepRow], limit: float) -> list[tuple[int, float]]:
+    """(step, factor of the learning rates) of the logged steps, by the schedule. limit: seconds of training, 0 for none."""
+    before = [0.0, *(row.training_seconds for row in rows)]
+    return [(row.step, rates.factor(row.step, start, limit)) for row, start in zip(rows, before, strict=False)]
 
 
 def _tensor_rows(file: Path) -> list[TensorReport]:
