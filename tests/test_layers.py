@@ -25,7 +25,7 @@ LAYERS = [
     {"artifact", "cautions"},
     {"export"},
     {"pipeline"},
-    {"evidence", "store", "watch"},
+    {"evidence", "huggingface", "store", "watch"},
     {"sweeps"},
     {"commands"},
     {"api", "cli", "parts"},

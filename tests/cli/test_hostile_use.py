@@ -60,6 +60,7 @@ REQUIRED = {
     "decompress": ["nowhere.bg", "nowhere", "out"],
     "generate": ["nowhere.bg"],
     "ledger": ["nowhere.bg"],
+    "to-hf": ["nowhere.bg", "out"],
     "doctor": ["nowhere"],
     "pack": ["nowhere"],
     "sweep": ["nowhere", "--set", "quantize.1.use.bits=3,4"],

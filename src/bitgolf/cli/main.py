@@ -1,7 +1,7 @@
 """The program `bitgolf` and its commands, in the order of `--help`. Only the commands that need torch import it.
 
 `runs`: commands on recipes and runs. `sweep`: many runs. `doctor`: checks of a run or the machine. `artifacts`: commands on a packed model.
-`data`: commands on shards. `submissions`: commands on record folders. `store`: commands on many runs. `watch`: following a run. `options`: options that several commands share; `run_options`: those of `run`.
+`data`: commands on shards. `submissions`: commands on record folders. `other_formats`: artifacts for other programs. `store`: commands on many runs. `watch`: following a run. `options`: options that several commands share; `run_options`: those of `run`.
 `on_hosts`: several processes that torchrun or srun has started. `completion`: what TAB offers. `failures`: messages of exceptions. `usage_errors`: those of the parser.
 """
 
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from bitgolf import __version__
-from bitgolf.cli import artifacts, data, runs, store, submissions
+from bitgolf.cli import artifacts, data, other_formats, runs, store, submissions
 from bitgolf.cli.doctor import doctor
 from bitgolf.cli.failures import finish_output, report_failure
 from bitgolf.cli.global_options import GlobalOptions, split_global_options
@@ -65,6 +65,7 @@ for command in (
     store.compare,
 ):
     app.command(epilog=EVERY_COMMAND)(command)
+app.command("to-hf", epilog=EVERY_COMMAND)(other_formats.to_hf)
 app.command("import", epilog=EVERY_COMMAND)(store.import_logs)
 app.add_typer(data.app, name="data")
 

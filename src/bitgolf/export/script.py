@@ -10,13 +10,13 @@ import ast
 import copy
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bitgolf.config.registry import part_modules
 from bitgolf.config.spec import Spec
-from bitgolf.export.bundle import MergedModules, bundle
+from bitgolf.export.bundle import MergedModules, Symbol, bundle
 from bitgolf.export.class_bases import module_text, module_tree
 from bitgolf.export.fold import Default, part_defaults, used_defaults
 from bitgolf.export.minify import minified
@@ -60,25 +60,36 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
 
     tokenizer: its kind.
 
-    A part that the recipe does not name has no objects unless the code builds one or derives a class from it. So it is
-    first taken to be absent; a part that is reached nevertheless is not, and all is followed again. The same holds for
-    default values of arguments.
     """
-    replaced = {
-        (_replaced_module(node), node.name): (module, node.name)
-        for module in (SHORT_FORMS, SHORT_RUNS)
-        for node in module_tree(module).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.decorator_list
-    }
+    replaced = short_forms(SHORT_FORMS) | short_forms(SHORT_RUNS)
     if tokenizer in TOKENIZERS:
         replaced["bitgolf.tokens.loading", "tokenizer_from_bytes"] = (SHORT_FORMS, TOKENIZERS[tokenizer])
     if recipe.get("calibrate") is None:
         replaced |= dict.fromkeys(CALIBRATION, (SHORT_RUNS, "no_calibration"))
+    return reached_from([(PROGRAM, "main"), OPENMP], recipe, replaced)
+
+
+def short_forms(module: str) -> dict[Symbol, Symbol]:
+    """Return the functions and classes that a module of short forms replaces, each with its short form."""
+    return {
+        (_replaced_module(node), node.name): (module, node.name)
+        for node in module_tree(module).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.decorator_list
+    }
+
+
+def reached_from(roots: Sequence[Symbol], recipe: Any, replaced: Mapping[Symbol, Symbol]) -> Reached:
+    """Return the code that is reached from (module, name) of some roots, and from the parts of a recipe.
+
+    A part that the recipe does not name has no objects unless the code builds one or derives a class from it. So it is
+    first taken to be absent; a part that is reached nevertheless is not, and all is followed again. The same holds for
+    default values of arguments.
+    """
     modules, parts = part_modules(), part_names(recipe)
     absent, unused = set(modules) - parts, _unused_defaults(recipe, modules)
     while True:
         reached = Reached(replaced, absent, unused)
-        reached.follow([(PROGRAM, "main"), OPENMP, *((modules[name], name) for name in parts)])
+        reached.follow([*roots, *((modules[name], name) for name in parts)])
         built = {name for name in absent if reached.has(modules[name], name)}
         used = {default for node in reached.nodes() for default in used_defaults(node, unused)}
         if not built and not used:
@@ -206,28 +217,40 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def _make_script(recipe: Any, tokenizer: str) -> Script:
-    reached = reached_by(recipe, tokenizer)
-    bodies = {name: module_body(reached, reached.source(name)) for name in sorted(reached.modules)}
-    parts = sorted({part_modules()[part] for part in part_names(recipe)})
-    found = bundle(bodies, [OPENMP[0], SHORT_FORMS, SHORT_RUNS, PROGRAM, *parts], reached.replaced)
-    roots = [found.names[symbol] for symbol in (OPENMP, (PROGRAM, "main"))]
-    modules = pruned(found.modules, roots, _texts(recipe))
-    optional = {name: mentioned_imports(own, modules) for name, own in found.optional.items() if name in modules}
-    found = found._replace(modules=modules, imports=mentioned_imports(found.imports, modules), optional=optional)
+    order = [OPENMP[0], SHORT_FORMS, SHORT_RUNS, PROGRAM]
+    found = merged(reached_by(recipe, tokenizer), [OPENMP, (PROGRAM, "main")], recipe, order)
     readable = _assemble(recipe, found)
     return Script(readable, self_extracting(minified(readable)))
 
 
+def merged(reached: Reached, roots: Sequence[Symbol], recipe: Any, order: Sequence[str]) -> MergedModules:
+    """Return what is reached in one namespace, without what is superfluous there.
+
+    roots: (module, name) that are kept. order: modules that are imported first.
+    """
+    bodies = {name: module_body(reached, reached.source(name)) for name in sorted(reached.modules)}
+    parts = sorted({part_modules()[part] for part in part_names(recipe)})
+    found = bundle(bodies, [*order, *parts], reached.replaced)
+    modules = pruned(found.modules, [found.names[symbol] for symbol in roots], _texts(recipe))
+    optional = {name: mentioned_imports(own, modules) for name, own in found.optional.items() if name in modules}
+    return found._replace(modules=modules, imports=mentioned_imports(found.imports, modules), optional=optional)
+
+
 def _assemble(recipe: Any, found: MergedModules) -> str:
-    """Return the source of a script, with a heading for each module."""
+    """Return the source of a script."""
     first = f"{found.names[OPENMP]}()  # before torch is imported"
-    text = ["import os", _text(found.modules[OPENMP[0]]), first, _text(found.imports)]
-    for name, body in found.modules.items():
-        if body and name != OPENMP[0]:
-            text.append(f"\n# ---- {name} {'-' * (90 - len(name))}")
-            text.append(_text([_try(found.optional[name], body)] if name in found.optional else body))
+    text = ["import os", source_text(found.modules[OPENMP[0]]), first, source_text(found.imports)]
+    text += module_texts(found, without=OPENMP[0])
     text.append(f"\nRECIPE = {recipe!r}\nif __name__ == '__main__':\n    {found.names[PROGRAM, 'main']}(RECIPE)\n")
     return "\n".join(text)
+
+
+def module_texts(found: MergedModules, without: str = "") -> Iterator[str]:
+    """Yield the source of each module after a heading. without: a module that is left out."""
+    for name, body in found.modules.items():
+        if body and name != without:
+            yield f"\n# ---- {name} {'-' * (90 - len(name))}"
+            yield source_text([_try(found.optional[name], body)] if name in found.optional else body)
 
 
 def _try(imports: list[ast.stmt], body: list[ast.stmt]) -> ast.stmt:
@@ -235,7 +258,8 @@ def _try(imports: list[ast.stmt], body: list[ast.stmt]) -> ast.stmt:
     return ast.Try([*imports, *body], [ast.ExceptHandler(ast.Name("ImportError"), None, [ast.Pass()])], [], [])
 
 
-def _text(body: list[ast.stmt]) -> str:
+def source_text(body: list[ast.stmt]) -> str:
+    """Return the source of statements."""
     return ast.unparse(ast.fix_missing_locations(ast.Module(body, [])))
 
 
