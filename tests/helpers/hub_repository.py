@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -52,8 +53,15 @@ def repository_files(version: int = 0) -> dict[str, bytes]:
     return files
 
 
+class HasAddress(Protocol):
+    """A hub of a test."""
+
+    @property
+    def url(self) -> str: ...
+
+
 @contextmanager
-def library_on(hub: HubServer, folder: Path) -> Iterator[pytest.MonkeyPatch]:
+def library_on(hub: HasAddress, folder: Path) -> Iterator[pytest.MonkeyPatch]:
     """Let `huggingface_hub` talk to the hub of the test alone: no other address, no proxy, no token of the user."""
     import huggingface_hub
     from huggingface_hub import constants

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,9 +49,10 @@ class ModelRepository:
         errors = self._errors
         try:
             self._api.create_repo(self.name, private=private or None, exist_ok=True)
-            commit = self._api.upload_folder(
-                repo_id=self.name, folder_path=folder, commit_message=f"Model packed by bitgolf {__version__}"
-            )
+            with self._no_progress_bars():
+                commit = self._api.upload_folder(
+                    repo_id=self.name, folder_path=folder, commit_message=f"Model packed by bitgolf {__version__}"
+                )
         except errors.OfflineModeIsEnabled as error:
             message = "HF_HUB_OFFLINE is set, so nothing can be sent"
             raise BitgolfError(message, where=self.name, hint="unset it") from error
@@ -65,3 +68,16 @@ class ModelRepository:
             )
             raise BitgolfError(message, where=self.name, hint=hint) from error
         return str(commit.commit_url)
+
+    @contextmanager
+    def _no_progress_bars(self) -> Iterator[None]:
+        """Those of the library would be between the lines of this program."""
+        utils: Any = import_module("huggingface_hub.utils")
+        if utils.are_progress_bars_disabled():
+            yield
+            return
+        utils.disable_progress_bars()
+        try:
+            yield
+        finally:
+            utils.enable_progress_bars()
