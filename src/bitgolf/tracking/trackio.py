@@ -18,16 +18,17 @@ class Trackio(Tracker):
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
+        self._trackio: Any = None
         self._run: Any = None
 
     def start(self, run: TrackedRun) -> None:
         with redirect_stdout(sys.stderr):  # it prints, and standard output is for results
-            trackio: Any = import_module("trackio")
-            self._run = trackio.init(project=self.place, name=run.name, config=run.config, resume="allow")
+            self._trackio = import_module("trackio")
+            self._run = self._trackio.init(project=self.place, name=run.name, config=run.config, resume="allow")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
     def finish(self, *, failed: bool) -> None:
         with redirect_stdout(sys.stderr):
-            self._run.finish()
+            self._trackio.finish()  # of the module, which would otherwise finish the run again when Python ends
