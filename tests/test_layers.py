@@ -29,6 +29,7 @@ LAYERS = [
     {"sweeps"},
     {"commands"},
     {"api", "cli", "parts"},
+    {"lm_harness"},
     {"__init__", "__main__"},
 ]
 """Packages and top-level modules, lowest layer first. Each imports from lower layers only, and from itself."""

@@ -26,6 +26,7 @@ from bitgolf.pipeline.coding import compress_bytes, decompress_bytes, text_codec
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
+from bitgolf.score.continuations import BATCH_TOKENS, Continuation, ContinuationScore, score_continuations
 from bitgolf.score.document_order import parse_order
 from bitgolf.score.method_selection import select_methods
 from bitgolf.score.methods import ScoringMethod
@@ -173,6 +174,22 @@ class Model:
             )
         with torch_defaults(), torch.no_grad(), self._on(device) as model:
             return model(torch.from_numpy(tokens).to(device)[None])[0].float().cpu()
+
+    def continuations(
+        self, pairs: Sequence[tuple[TokenIds, TokenIds]], *, batch: int = BATCH_TOKENS
+    ) -> list[ContinuationScore]:
+        """Return how likely the model finds the second tokens of each pair after the first ones.
+
+        The ids are used as they are: begin with `tokenizer.bos` for the start of a document. batch: most tokens at a
+        time. Raises `UsageError` if there are no tokens before a continuation, or none in it.
+        """
+        asked = [Continuation(*(torch.from_numpy(self._token_ids(ids)) for ids in pair)) for pair in pairs]
+        if any(not len(one.context) or not len(one.tokens) for one in asked):
+            message = "a continuation needs at least one token, and one before it"
+            raise UsageError(message, where="continuations", hint="begin with tokenizer.bos")
+        device = select_device(device_type=self._device).torch_device
+        with torch_defaults(), self._on(device) as model:
+            return score_continuations(model, asked, device, batch)
 
     @contextmanager
     def _on(self, device: torch.device) -> Iterator[LM]:
