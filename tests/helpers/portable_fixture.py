@@ -18,17 +18,22 @@ from bitgolf.config.spec import part
 from bitgolf.model.lm import LM
 from bitgolf.portable import threads
 from bitgolf.portable.mode import portable_arithmetic
-from bitgolf.score.coding.bgz_format import TextCodec
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.coding.coded_text import TextCodec
 from bitgolf.score.coding.compress import compress, decompress
 from bitgolf.score.methods import SlidingScoring
 from bitgolf.tokens.byte_tokenizer import ByteTokenizer
 from helpers.toy import toy_model
 
-CODED = Path(__file__).parents[1] / "portable" / "coded.bgz"
+CODED, FORMER, FORMER_LORA = (
+    Path(__file__).parents[1] / "portable" / name for name in ("coded.bgz", "former.bgz", "former_lora.bgz")
+)
+"""Files of format 5 and of format 4, made on a machine with AVX-512; the last one with `LORA`, in native arithmetic."""
 LOGITS = "1c1393e908062a50"
 """The first 16 hexadecimal digits of the SHA-256 of `fixture_logits`."""
 DOCUMENTS = [b"The same bits on every machine.", b"", bytes(range(0, 256, 7)), "é 😀".encode() * 3]
 METHOD = part(SlidingScoring, window=24, stride=12)
+LORA = part(DocumentLoRA, window=24, stride=8, rows=3, rank=2, lr=0.05, target_modules=("head", "q"))
 
 
 def fixture_codec() -> TextCodec:
@@ -66,7 +71,7 @@ def check() -> None:
     with portable_arithmetic():
         assert digest(fixture_logits(codec.model)) == LOGITS
     assert coded(codec) == CODED.read_bytes()
-    assert decompress(codec, CODED.read_bytes()) == DOCUMENTS
+    assert decompress(codec, CODED.read_bytes()) == DOCUMENTS == decompress(codec, FORMER.read_bytes())
 
 
 if __name__ == "__main__":

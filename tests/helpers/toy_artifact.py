@@ -28,8 +28,13 @@ class ToyArtifact(NamedTuple):
     raw: Path  # a folder with the validation documents, in their order
 
 
-def make_toy(folder: Path, recipe: Spec[Recipe] | None = None, documents: int = 8) -> ToyArtifact:
-    """An artifact with random weights, and documents of different lengths from a vocabulary of 60 words."""
+def make_toy(
+    folder: Path, recipe: Spec[Recipe] | None = None, documents: int = 8, deviation: float = 0.3
+) -> ToyArtifact:
+    """An artifact with random weights, and documents of different lengths from a vocabulary of 60 words.
+
+    deviation: of the weights; with a small one all tokens are about equally likely.
+    """
     draw, recipe = random.Random(0), recipe or toy_recipe()
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=draw.randint(5, 60))).encode() for _ in range(documents + 20)]
@@ -41,6 +46,6 @@ def make_toy(folder: Path, recipe: Spec[Recipe] | None = None, documents: int = 
         (folder / "raw" / f"{i:02d}.txt").write_bytes(text)
     manifest, chance = load_manifest(folder / "shards"), torch.Generator().manual_seed(0)
     model = build_on_meta(recipe().model, manifest.vocab, manifest.bos)
-    weights = {path: 0.3 * torch.randn(p.shape, generator=chance) for path, p in model.named_parameters()}
+    weights = {path: deviation * torch.randn(p.shape, generator=chance) for path, p in model.named_parameters()}
     write_model(folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe().quantize), proto)
     return ToyArtifact(folder / "artifact.bg", folder / "shards", folder / "raw")

@@ -219,7 +219,7 @@ class Model:
         kind share. None means portable unless the method adapts.
         """
         with library_call(progress=progress):
-            return compress_bytes(text_codec(self._loaded), as_bytes(data), RunLog(), portable).data
+            return compress_bytes(text_codec(self._loaded), as_bytes(data), RunLog(), portable)
 
     def decompress(self, data: Buffer, *, progress: bool = True) -> bytes:
         """Restore the bytes that `compress`, or `bitgolf compress`, was given.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from bitgolf.cli.options import (
     write_sampled,
 )
 from bitgolf.errors import UsageError
+from bitgolf.report.display import current_display
 from bitgolf.text.read_report import ReadOptions
 
 MethodNames = Annotated[
@@ -118,6 +119,7 @@ ProofChallenge = Annotated[
         help="Random string from the verifier. The sampled groups are derived from it and from the commitment.",
     ),
 ]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 ArithmeticFlag = Annotated[
     bool | None,
     typer.Option(
@@ -127,6 +129,20 @@ ArithmeticFlag = Annotated[
         show_default=False,
     ),
 ]
+
+
+def check_json_output(target: Path, as_json: bool) -> None:
+    """Raise `UsageError` if both a file and JSON would be written to standard output."""
+    if as_json and str(target) == "-":
+        raise UsageError("the file is written to standard output already", where="--json", hint="name a file as OUT")
+
+
+def print_coded(as_json: bool, result: Any, line: str, target: Path) -> None:
+    """Print the result of coding; if the file went to standard output, as a message."""
+    if str(target) == "-":
+        current_display().message(line)
+    else:
+        print_result(as_json, result, line)
 
 
 @accepts_code
@@ -173,8 +189,8 @@ def score(
 @accepts_code
 def compress(
     artifact: ArtifactArgument,
-    source: Annotated[Path | None, typer.Argument(metavar="IN", help="The file to compress.")] = None,
-    target: Annotated[Path | None, typer.Argument(metavar="OUT", help="The compressed file to write.")] = None,
+    source: Annotated[Path | None, typer.Argument(metavar="IN", help="The file to compress, or -.")] = None,
+    target: Annotated[Path | None, typer.Argument(metavar="OUT", help="The compressed file to write, or -.")] = None,
     proof: ProofFolder = None,
     text: TextOption = [],  # noqa: B006
     key: KeyOption = "",
@@ -188,11 +204,13 @@ def compress(
     sample: ProofSample = 8,
     challenge: ProofChallenge = "",
     portable: ArithmeticFlag = None,
+    force: ForceFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compress any file losslessly with the model, or prove a score.
 
-    Proof of a score: `compress ARTIFACT --proof FOLDER --text PATH`.
+    IN and OUT may be `-` for standard input and output. What the model cannot shorten is stored as it is. Proof of a
+    score: `compress ARTIFACT --proof FOLDER --text PATH`.
     """
     from bitgolf.commands.artifacts import SourceText, compress_file, prove_score
     from bitgolf.commands.tables import compression_line, proof_line
@@ -201,9 +219,12 @@ def compress(
         given = SourceText(text, shards, ReadOptions(key, skip_null, strict), tokenizer)
         d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge, portable)
         line = proof_line(d)
-    elif source and target and not any((proof, text, key, skip_null, strict, shards, tokenizer, methods, sets)):
-        d = compress_file(artifact, source, target, portable)
-        line = compression_line(d)
+    elif source and target and not any((proof, text, key, skip_null, strict, shards, tokenizer, methods[1:])):
+        method = methods[0] if methods else ""
+        check_json_output(target, as_json)
+        d = compress_file(artifact, source, target, method=method, edits=sets, portable=portable, force=force)
+        print_coded(as_json, d, compression_line(d), target)
+        return
     else:
         cause = "give IN and OUT to compress a file, or --proof FOLDER with --text or --shards"
         raise UsageError(cause, hint="compress ARTIFACT IN OUT, or compress ARTIFACT --proof FOLDER --text PATH")
@@ -213,15 +234,17 @@ def compress(
 @accepts_code
 def decompress(
     artifact: ArtifactArgument,
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A file written by `compress`.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The restored file to write.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file written by `compress`, or -.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The restored file to write, or -.")],
+    force: ForceFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Restore a file written by `compress`, bit for bit."""
+    """Restore a file written by `compress`, bit for bit. Damaged files are refused before anything is written."""
     from bitgolf.commands.artifacts import decompress_file
 
-    d = decompress_file(artifact, source, target)
-    print_result(as_json, d, f"{d.bytes_in:,} -> {d.bytes_out:,} bytes")
+    check_json_output(target, as_json)
+    d = decompress_file(artifact, source, target, force=force)
+    print_coded(as_json, d, f"{d.bytes_in:,} -> {d.bytes_out:,} bytes", target)
 
 
 PromptOption = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to continue.")]

@@ -17,13 +17,13 @@ from bitgolf.errors import UsageError
 from bitgolf.files import require_file
 from bitgolf.model.decoding.generate import generate
 from bitgolf.pipeline import coding
-from bitgolf.pipeline.coding import CodingJob, decompress_in_worker, text_codec
+from bitgolf.pipeline.coding import STREAM, CodingJob, decompress_in_worker, text_codec
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job
 from bitgolf.report.display import current_display
 from bitgolf.report.log import RunLog
 from bitgolf.report.progress import Progress
-from bitgolf.score.coding.compress import default_method
+from bitgolf.score.coding.open_predictor import default_method
 from bitgolf.score.coding.proof import ProofTask, leading_documents, prove
 from bitgolf.score.document_order import parse_order
 from bitgolf.score.method_selection import select_methods
@@ -183,16 +183,31 @@ def _from_shards(folder: Path, tokenizer: Path | None, loaded: LoadedArtifact) -
     return OpenedText(text, split.counts.sidecar_bytes)
 
 
-def compress_file(artifact: Path, source: Path, target: Path, portable: bool | None = None) -> CompressResult:
-    """`bitgolf compress`: compress a file with the model of an artifact. portable: see `choose_arithmetic`."""
-    require_file(source)
-    return coding.compress_file(CodingJob(find_artifact(artifact), source, target, portable))
+def compress_file(
+    artifact: Path,
+    source: Path,
+    target: Path,
+    *,
+    method: str = "",
+    edits: Sequence[str] = (),
+    portable: bool | None = None,
+    force: bool = False,
+) -> CompressResult:
+    """`bitgolf compress`: compress a file with the model of an artifact. `-` stands for a standard stream.
+
+    method, edits: as in `CodingJob`. portable: see `choose_arithmetic`. force: replace an existing file.
+    """
+    if source != STREAM:
+        require_file(source)
+    job = CodingJob(find_artifact(artifact), source, target, portable, force, method, tuple(edits))
+    return coding.compress_file(job)
 
 
-def decompress_file(artifact: Path, source: Path, target: Path) -> DecompressResult:
+def decompress_file(artifact: Path, source: Path, target: Path, *, force: bool = False) -> DecompressResult:
     """`bitgolf decompress`: restore a file that `compress_file` wrote."""
-    require_file(source)
-    return coding.decompress_file(CodingJob(find_artifact(artifact), source, target))
+    if source != STREAM:
+        require_file(source)
+    return coding.decompress_file(CodingJob(find_artifact(artifact), source, target, force=force))
 
 
 def prove_score(
@@ -218,10 +233,9 @@ def prove_score(
         raise UsageError(f"a proof covers one method, got {len(chosen)}", where="--with", hint="give one --with")
     text = leading_documents(text, loaded.tokenizer, max_bytes) if max_bytes else text
     claim = ProofTask(path, codec, text, chosen[0] if names else default_method(chosen), portable=portable)
-    result = prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
     if portable is None:
-        coding.report_arithmetic(result.arithmetic, result.method, RunLog())
-    return result
+        coding.report_arithmetic(claim.arithmetic, claim.proved_method, RunLog())
+    return prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
 
 
 def restore(artifact: Path, source: Path, target: Path) -> list[int]:

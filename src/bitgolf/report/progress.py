@@ -9,8 +9,8 @@ import msgspec
 
 from bitgolf.report.wrapping import columns_of
 
-LEAST_SHARE = 0.01
-"""Share of the work that must be done before the time left is estimated from it."""
+LEAST_SHARE, LEAST_SECONDS = 0.01, 5.0
+"""Share of the work that must be done, or seconds that must have passed, before the time left is estimated."""
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,12 +68,16 @@ class WorkProgress:
 
     def rate(self, done: int) -> float:
         """Units per second since the start."""
-        return (done - self._before) / max(time.perf_counter() - self._started, 1e-9)
+        return (done - self._before) / max(self._seconds(), 1e-9)
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
 
     def state(self, done: int, total: int, *details: str) -> Progress:
         """The state when `done` of `total` units are done; a total of 0 is unknown. details: shown before the rate."""
         rate = self.rate(done)
-        left = (total - done) / rate if total and done - self._before >= LEAST_SHARE * total else None
+        enough = done - self._before >= LEAST_SHARE * total or self._seconds() >= LEAST_SECONDS
+        left = (total - done) / rate if total and rate and enough else None
         size = f"{self._size(done).removesuffix(f' {self.unit}')} of {self._size(total)}" if total else self._size(done)
         facts = (*details, f"{self._size(rate)}/s", size)
         return Progress(self.stage, min(done / total, 1.0) if total else None, left, facts)

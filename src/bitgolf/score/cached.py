@@ -104,37 +104,55 @@ class KVCachePlayer(StaticPlayer):
     """
 
     def __init__(self, model: LM, vocab: int, device: Device, window: int, stride: int) -> None:
-        super().__init__(model, vocab, device, forward=EagerForward(model, device))
+        super().__init__(model, vocab, device, longest=window, forward=EagerForward(model, device))
         self.window, self.stride = window, stride
         self.cache = self._empty(0)
+        self.read = torch.zeros(0, dtype=torch.int64)  # tokens of the present window of each row that are in the cache
 
     def _empty(self, rows: int) -> KVCache:
         return KVCache(rows, self.window + self.window // 4 + NGRAM_LOOKBACK, self.device.torch_device)
 
     @torch.no_grad()
     def predict(self, block: ScoringBatch) -> Tensor:
+        return self.predict_next(block, begin=True)
+
+    @torch.no_grad()
+    def predict_next(self, block: ScoringBatch, *, begin: bool) -> Tensor:
         tokens, target_mask, reset_rows, _ = block.to(torch.device("cpu"))
         if len(tokens) != len(self.cache.ids):
             self.cache = self._empty(len(tokens))
+        if begin:
+            self.read = torch.zeros(len(tokens), dtype=torch.int64)
         self.cache.reset(reset_rows.nonzero()[:, 0])
         counts = (target_mask * torch.arange(1, tokens.shape[1] + 1)).amax(1)
         with self.device.autocast():
-            pieces = [self._decode_step(piece, (counts - i * self.stride).clamp(0, self.stride))
-                      for i, piece in enumerate(tokens.split(self.stride, 1))]  # fmt: skip
-            hidden = torch.cat(pieces, 1)[target_mask.to(self.device.torch_device)]
-            return at_least_float32(self.model.logits(hidden))
+            pieces = [self._read_piece(start, tokens, counts) for start in range(0, tokens.shape[1], self.stride)]
+            self.read = torch.maximum(self.read, counts)
+            rows, columns, states = (torch.cat(parts) for parts in zip(*filter(None, pieces), strict=True))
+            hidden = states.new_zeros(*tokens.shape, states.shape[1])
+            hidden[rows.to(states.device), columns.to(states.device)] = states
+            return at_least_float32(self.model.logits(hidden[target_mask.to(states.device)]))
 
-    def _decode_step(self, tokens: Tensor, counts: Tensor) -> Tensor:
-        """States (B, n, D) of tokens (B, n). Row b has counts[b] tokens; the rest is padding, with unused states."""
-        rows, widest = counts.nonzero()[:, 0], int(counts.max())
-        self.cache.evict(rows, counts[rows], self.window)
-        own = rows if len(rows) < len(tokens) else None
-        hidden = decode(self.model, self.cache, tokens[rows, :widest].to(self.device.torch_device), own, counts[rows])
-        if hidden.shape[:2] == tokens.shape:
-            return hidden
-        whole = hidden.new_zeros(*tokens.shape, hidden.shape[2])
-        whole[rows.to(hidden.device), :widest] = hidden
-        return whole
+    def _read_piece(self, start: int, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Read the new tokens of a piece, at most `stride` columns from `start` on; None if there are none.
+
+        counts: (B,), tokens of each row, of which those in `self.read` are in the cache. Returns rows and columns (n,)
+        of the new tokens, and their states (n, D). Keys are evicted before the first token of a piece, as many as a
+        whole piece takes: a decoder does not know how many tokens follow.
+        """
+        width = min(self.stride, tokens.shape[1] - start)
+        first, end = (self.read - start).clamp(0, width), (counts - start).clamp(0, width)
+        rows = (end > first).nonzero()[:, 0]
+        if not len(rows):
+            return None
+        begun = rows[first[rows] == 0]
+        self.cache.evict(begun, torch.full_like(begun, min(self.stride, self.window - start)), self.window)
+        new = (end - first)[rows]
+        columns = start + first[rows, None] + torch.arange(int(new.max()))
+        ids = tokens[rows[:, None], columns.clamp(max=tokens.shape[1] - 1)].to(self.device.torch_device)
+        hidden = decode(self.model, self.cache, ids, rows if len(rows) < len(tokens) else None, new)
+        valid = columns < start + end[rows, None]
+        return rows[:, None].expand_as(columns)[valid], columns[valid], hidden[valid.to(hidden.device)]
 
     def close(self) -> None:
         super().close()

@@ -52,6 +52,9 @@ class CorpusOrder(DocumentOrder):
 
     name = "corpus"
 
+    def permutation(self, lengths: Lengths) -> Sequence[int]:
+        return range(len(lengths))
+
     def apply(self, text: TokenizedText) -> tuple[TokenizedText, int]:
         return text, 0
 

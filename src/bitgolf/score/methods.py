@@ -25,6 +25,7 @@ from bitgolf.score.player import AdaptationStep, Player, StaticPlayer
 from bitgolf.score.rope_scaling import active_rope_scaling, check_rope_scaling
 from bitgolf.score.text import TokenizedText
 
+UPDATES_WEIGHTS = "updates weights, and portable arithmetic has no gradients"
 SORT_POOL = 512  # windows that are sorted by length before they are batched
 
 
@@ -65,6 +66,7 @@ class ScoringMethod:
 
     name: str
     adapts: ClassVar[bool] = False  # whether the model changes while it is scored
+    native_only: str = ""  # why its probabilities have no portable form, e.g. "updates weights, …"; "" if they have one
     window: int  # tokens
     stride: int  # targets per window
     first_stride: int  # targets of a text's first window
@@ -77,6 +79,16 @@ class ScoringMethod:
     def cross_document(self) -> bool:
         """Whether earlier text can change a document's score. If False, audits check that it does not."""
         return not self.isolated
+
+    @property
+    def reads_in_order(self) -> bool:
+        """Whether targets are predicted in the order of the text, one after the other, also within a batch."""
+        return False
+
+    @property
+    def serial(self) -> bool:
+        """Whether a decoder must go through the text token by token, because no documents are read side by side."""
+        return self.cross_document
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         """The sections of a text, in order. By default there is one, in which all windows are independent."""

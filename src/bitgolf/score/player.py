@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from bitgolf.errors import UsageError
 from bitgolf.model.attention.rope_scaling import RoPEScaling
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.execution.async_copy import copy_to_device
 from bitgolf.score.execution.forward import Forward, LogitsForward, SelectKernels, make_forward
+from bitgolf.score.execution.incremental_forward import IncrementalForward
 
 
 class ScoringBatch(NamedTuple):
@@ -96,6 +98,29 @@ class Player(Protocol):
         ...
 
 
+@runtime_checkable
+class CodingPlayer(Player, Protocol):
+    """A player whose probabilities a decoder can compute, which knows no target before it has decoded it."""
+
+    def predict_next(self, block: ScoringBatch, *, begin: bool) -> Tensor:
+        """Logits (n, V) of the next token of each of n rows, those with a target in `block`, which have one each.
+
+        Called in place of `predict`, once for each target of the windows of a step: the windows grow by a token at a
+        time, and the earlier targets are in `block.tokens`. `observe` follows with the whole windows and all their
+        targets, as after `predict`. begin: whether new windows begin; `reset_rows` and `reset_all` are set then only.
+        The logits are those of `predict` up to rounding.
+        """
+        ...
+
+
+def coding_player(player: Player) -> CodingPlayer:
+    """The player itself. Raises `UsageError` if it cannot predict token by token."""
+    if isinstance(player, CodingPlayer):
+        return player
+    cause = f"{type(player).__name__} has no `predict_next`, so a decoder cannot compute its probabilities"
+    raise UsageError(cause, where="compress", hint="choose another method with --with, or add `predict_next` to it")
+
+
 class StaticPlayer:
     """A model that does not change while it is scored.
 
@@ -117,7 +142,8 @@ class StaticPlayer:
         forward: LogitsForward | None = None,
     ) -> None:
         self.model = model.to(device.torch_device).eval()
-        self.vocab, self.device = vocab, device
+        self.vocab, self.device, self.longest, self.rope_scaling = vocab, device, longest, rope_scaling
+        self._incremental: IncrementalForward | None = None
         self.forward: LogitsForward = forward or make_forward(
             self.model, device, longest, distributed=distributed, kernels=kernels, rope_scaling=rope_scaling
         )
@@ -125,6 +151,11 @@ class StaticPlayer:
     @torch.no_grad()
     def predict(self, block: ScoringBatch) -> Tensor:
         return self.forward(block.tokens, block.target_indices)
+
+    def predict_next(self, block: ScoringBatch, *, begin: bool) -> Tensor:
+        if self._incremental is None:
+            self._incremental = IncrementalForward(self.model, self.longest, self.rope_scaling)
+        return self._incremental(block, begin=begin)
 
     def observe(self, block: ScoringBatch, targets: Tensor) -> None:
         pass

@@ -165,7 +165,7 @@ def _score_section(state: _ScoreState, section: TextSection, distributed: Distri
 
 def _score_batch(state: _ScoreState, texts: TextBatch, bits: list[float]) -> None:
     """Score the texts of a batch, one window per row and step. Appends the bits of each step to `bits`."""
-    for number, (windows, reset_rows) in enumerate(_batch_rounds(texts)):
+    for number, (windows, reset_rows) in enumerate(batch_rounds(texts)):
         block = _collate(state.tokens, windows, reset_rows, reset_all=number == 0)
         logits = state.player.predict(block)
         live = [w for w in windows if w]
@@ -179,11 +179,11 @@ def _score_batch(state: _ScoreState, texts: TextBatch, bits: list[float]) -> Non
         state.player.observe(block, targets)
 
 
-def _batch_rounds(batch: TextBatch) -> Iterator[tuple[list[ScoringWindow | None], list[bool]]]:
+def batch_rounds(batch: TextBatch) -> Iterator[tuple[list[ScoringWindow | None], list[bool]]]:
     """For each step, the window of each row (None if no text is left) and whether a new text begins in that row."""
     if batch.together and len(batch.texts) > batch.rows:
         for start in range(0, len(batch.texts), batch.rows):
-            yield from _batch_rounds(TextBatch(batch.rows, batch.texts[start : start + batch.rows]))
+            yield from batch_rounds(TextBatch(batch.rows, batch.texts[start : start + batch.rows]))
         return
     waiting = iter(batch.texts)
     rows: list[Iterator[ScoringWindow]] = [iter(()) for _ in range(batch.rows)]

@@ -82,11 +82,13 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
 class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
     """A file that was compressed. bpb_coded: 8 bytes_out / bytes_in. bpb_predicted: sum of -log2 p / bytes_in.
 
+    bytes_stored: bytes of the file that the model did not shorten; they are stored as they are.
     arithmetic: `portable-1` if every machine can decompress it, `native` if only machines of the same kind can.
     """
 
     bytes_in: int
     bytes_out: int
+    bytes_stored: int
     bpb_coded: float
     bpb_predicted: float
     method: str

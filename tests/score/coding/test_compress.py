@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
-import zlib
+import re
 from contextlib import closing
 from typing import Any
 
@@ -20,12 +21,12 @@ from bitgolf.model.lm import LM
 from bitgolf.pack.frequency_tables import read_leb128, write_leb128
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.adapt.document_lora import DocumentLoRA
-from bitgolf.score.adapt.ngram_tilt import NGramTilt
-from bitgolf.score.adapt.stream_sgd import StreamSGD
-from bitgolf.score.coding import compress as coder
-from bitgolf.score.coding.bgz_format import MAGIC, MIN_PROBABILITY, TextCodec
-from bitgolf.score.coding.compress import Compressed, compress, decompress, split_file
-from bitgolf.score.coding.predictor import CPU_FLOAT32
+from bitgolf.score.coding import coded_text as coder
+from bitgolf.score.coding.bgz_format import BGZSection, SectionWriter, read_numbers, read_sections
+from bitgolf.score.coding.coded_text import MIN_PROBABILITY, TextCodec
+from bitgolf.score.coding.compress import Compressed, compress, decompress, split_block
+from bitgolf.score.coding.open_predictor import CPU_FLOAT32
+from bitgolf.score.length_code import encode_lengths
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.score.referee import score
 from bitgolf.score.text import tokenize_documents
@@ -58,7 +59,8 @@ def codec() -> TextCodec:
 
 
 def code(codec: TextCodec, documents: list[bytes], method: Spec[ScoringMethod] = SLIDING, rows: int = 4) -> Compressed:
-    return compress(codec, codec.tokenizer.encode_documents(documents), method=method, rows=rows)
+    """In native arithmetic, which starts sooner; `test_arithmetic` has both."""
+    return compress(codec, codec.tokenizer.encode_documents(documents), method=method, rows=rows, portable=False)
 
 
 def charged(codec: TextCodec, documents: list[bytes], method: Spec[ScoringMethod]) -> float:
@@ -93,13 +95,14 @@ def test_corner_cases_come_back(codec: TextCodec, data: bytes) -> None:
 
 def test_a_file_is_cut_into_documents_that_join(codec: TextCodec) -> None:
     data = TEXT[:70_000]
-    cut = split_file(codec, data)
+    cut = split_block(codec, data)
+    assert cut
     assert len(cut) == 4
     assert all(codec.tokenizer.decode(part).endswith(b"\n") for part in cut[:-1])
     assert b"".join(map(codec.tokenizer.decode, cut)) == data
     blank = bytes(range(33, 100)) * 2000  # no line ends
-    assert b"".join(map(codec.tokenizer.decode, split_file(codec, blank))) == blank
-    assert [len(part) for part in split_file(codec, b"")] == [0]
+    assert b"".join(map(codec.tokenizer.decode, split_block(codec, blank) or [])) == blank
+    assert [len(part) for part in split_block(codec, b"") or []] == [0]
 
 
 # ---- the predicted size ----------------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ def test_size_is_what_was_predicted(codec: TextCodec) -> None:
     made = code(
         codec, [TEXT[i : i + 250] for i in range(0, 40_000, 250)], part(SlidingScoring, window=48, stride=24), rows=160
     )
-    assert 0 <= 8 * len(made.data) - made.bits < 0.001 * made.bits + 8 * 60
+    assert abs(8 * len(made.data) - made.bits) < 0.001 * made.bits + 8 * 60
 
 
 @pytest.mark.parametrize("vocab", [2, 1024, 8192])
@@ -152,18 +155,10 @@ def test_adversarial_tables_cost_what_they_say(vocab: int, kind: str) -> None:
 
 def test_a_small_file_has_a_small_header(codec: TextCodec) -> None:
     made = code(codec, [TEXT[:600]])
-    assert 8 * len(made.data) - made.bits < 8 * 50
+    assert 8 * len(made.data) - made.bits < 8 * 64
 
 
 # ---- inputs that cannot be coded -------------------------------------------------------------------------------------
-
-
-def test_methods_that_cross_documents_are_refused(codec: TextCodec) -> None:
-    short = part(DocumentLoRA, full_windows=True, short_documents=((256, 8),))
-    for method in (part(StreamSGD), part(DocumentLoRA, keep_a=True), short, part(NGramTilt)):
-        with pytest.raises(UsageError, match="cannot be coded") as refused:
-            code(codec._replace(methods=[method]), [b"text"], method)
-        assert "sliding or lora" in str(refused.value)
 
 
 def test_a_method_that_the_artifact_does_not_name_is_refused(codec: TextCodec) -> None:
@@ -216,11 +211,11 @@ def test_one_flipped_weight_is_caught_and_located(codec: TextCodec, method: Spec
     data = code(codec, [TEXT[:200], TEXT[600:800]], method).data
     with pytest.raises(BitgolfError, match="computes other probabilities") as caught:
         decompress(codec._replace(model=flipped(codec)), data)
-    assert caught.value.where.startswith("between document 0, token 0 and document 0, token ")
+    assert re.match(r"between document (\d), token 0 and document \1, token ", caught.value.where)
 
 
 def test_a_later_divergence_is_located_where_it_begins(codec: TextCodec) -> None:
-    """The embedding of a token differs that occurs in the last document only."""
+    """The embedding of a token differs that occurs in the shortest document only, which is coded last."""
     made = code(codec, [TEXT[:200], TEXT[200:500], TEXT[500:550] + b"\x07" + TEXT[700:750]], rows=1)
     (token,) = [
         i for i, piece in enumerate(codec.tokenizer.piece_bytes) if piece == b"\x07" and codec.tokenizer.is_byte[i]
@@ -231,7 +226,7 @@ def test_a_later_divergence_is_located_where_it_begins(codec: TextCodec) -> None
             decompress(codec, made.data)
     finally:
         seen.remove()
-    assert "and document 2, token" in caught.value.where
+    assert re.match(r"between document 0, token \d+ and the end", caught.value.where)
 
 
 def test_a_damaged_file_is_never_decoded_into_garbage(codec: TextCodec) -> None:
@@ -253,12 +248,21 @@ def test_a_damaged_file_is_never_decoded_into_garbage(codec: TextCodec) -> None:
 def test_a_file_of_another_format_is_an_error_that_says_so(codec: TextCodec) -> None:
     data = bytearray(code(codec, [b"text"]).data)
     data[3] = 2
-    with pytest.raises(FormatVersionError, match="has format 2; this version reads format 4"):
+    with pytest.raises(FormatVersionError, match="has format 2; this version reads format 5"):
         decompress(codec, bytes(data))
 
 
-def checked(body: bytes) -> bytes:
-    return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+def checked(*sections: BGZSection) -> bytes:
+    """A file with these sections and valid CRCs."""
+    target = io.BytesIO()
+    writer = SectionWriter(target)
+    for section in sections:
+        writer.add(section)
+    return target.getvalue()
+
+
+def sections_of(data: bytes) -> list[BGZSection]:
+    return list(read_sections(io.BytesIO(data), len(data)))
 
 
 def test_damage_with_a_right_checksum_is_found_too(codec: TextCodec) -> None:
@@ -266,23 +270,36 @@ def test_damage_with_a_right_checksum_is_found_too(codec: TextCodec) -> None:
     documents = [TEXT[:60], b"b"]
     whole = code(codec, documents).data
     chance = random.Random(1)
-    for at in [*range(8, 44, 2), *range(44, len(whole), 8)]:
-        data = bytearray(whole)
-        data[at] ^= 1 << chance.randrange(8)
-        try:
-            found = decompress(codec, checked(bytes(data[8:])))
-        except BitgolfError:
-            continue
-        assert found == documents  # the damage is in padding, or selects a method with the same windows
+    sections = sections_of(whole)
+    for number, section in enumerate(sections):
+        for at in [*range(0, min(40, len(section.body)), 2), *range(40, len(section.body), 8)]:
+            body = bytearray(section.body)
+            body[at] ^= 1 << chance.randrange(8)
+            altered = [*sections[:number], section._replace(body=bytes(body)), *sections[number + 1 :]]
+            try:
+                found = decompress(codec, checked(*altered))
+            except BitgolfError:
+                continue
+            assert found == documents  # the damage is in padding, or selects a method with the same windows
 
 
 def lie(whole: bytes, **changes: int) -> bytes:
     """The file with fields of its header changed and a valid checksum."""
-    names = ("arithmetic", "window_code", "window", "stride", "rows", "documents", "tokens", "bytes", "checksums")
-    at, fields = 8, dict[str, int]()
-    for name in names:
-        fields[name], at = read_leb128(whole, at)
-    return checked(b"".join(map(write_leb128, (fields | changes).values())) + whole[at:])
+    names = (
+        ("arithmetic", "window_code", "window", "stride", "rows"),
+        ("documents", "tokens", "bytes", "checksums", "lengths"),
+    )
+    header, coded, end = sections_of(whole)
+    changed, known = list[BGZSection](), set(changes)
+    for section, own in zip((header, coded), names, strict=True):
+        at, fields = 0, dict[str, int]()
+        for name in own:
+            fields[name], at = read_leb128(section.body, at)
+        fields |= {name: value for name, value in changes.items() if name in own}
+        known -= set(own)
+        changed.append(section._replace(body=b"".join(map(write_leb128, fields.values())) + section.body[at:]))
+    assert not known
+    return checked(*changed, end)
 
 
 @pytest.mark.timeout(60)
@@ -291,15 +308,13 @@ def test_a_hostile_header_costs_nothing(codec: TextCodec) -> None:
     whole = code(codec, [TEXT[:120]], part(SlidingScoring, window=30, stride=10)).data
     assert decompress(codec, lie(whole)) == [TEXT[:120]]
     lies: list[dict[str, Any]] = [
-        {"arithmetic": 0}, {"arithmetic": 2}, {"window_code": 9},
+        {"arithmetic": 3}, {"arithmetic": 2}, {"window_code": 9},
         {"window": 0}, {"window": 5}, {"window": 1 << 30}, {"stride": 0}, {"stride": 31}, {"stride": 1 << 30},
-        {"rows": 0}, {"rows": 2}, {"rows": 1 << 30},
+        {"rows": 0}, {"rows": 1 << 30}, {"rows": 1 << 13}, {"lengths": 0}, {"lengths": 1 << 20}, {"lengths": 7},
         {"documents": 0}, {"documents": 2}, {"documents": 1 << 34},
         {"tokens": 0}, {"tokens": 1 << 34}, {"tokens": 1 << 20}, {"tokens": 7},
         {"bytes": 0}, {"bytes": 1 << 34}, {"checksums": 0}, {"checksums": 1 << 34}, {"checksums": 3},
-        {"documents": 5000, "tokens": 1 << 20, "rows": 5000},
-        {"documents": 5000, "tokens": 1 << 20, "rows": 4096, "window": 1 << 16},
-        {"documents": 5000, "tokens": 1 << 20, "rows": 30},
+        {"documents": 5000, "tokens": 1 << 20}, {"rows": 4096, "window": 1 << 16},
     ]  # fmt: skip
     for changes in lies:
         with pytest.raises(BitgolfError):
@@ -312,17 +327,24 @@ def test_a_payload_is_not_decoded_beyond_what_it_holds(codec: TextCodec, monkeyp
     whole = code(codec, [TEXT[:200]], part(SlidingScoring, window=30, stride=10)).data
     steps, real = list[int](), coder.TableChecksums
     monkeypatch.setattr(coder, "TableChecksums", lambda expected=None, hint="": real())
+    header, coded, end = sections_of(whole)
+    (_, _, size, checksums, length), at = read_numbers(coded.body, 0, 5)
+    lengths = encode_lengths(np.array([3_000]))
+    numbers = 1, 3_000, size, checksums, len(lengths)
+    body = b"".join(map(write_leb128, numbers)) + lengths + coded.body[at + length : -20]
     with pytest.raises(BitgolfError, match=r"more than the .* of the payload"):
-        decompress(codec, lie(whole[:-20], tokens=3_000), lambda done, count, bits: steps.append(done))
+        decompress(codec, checked(header, coded._replace(body=body), end), lambda done, bits: steps.append(done))
     assert len(steps) < 500
 
 
 def test_the_text_itself_is_checked(codec: TextCodec) -> None:
     """The documents are decoded correctly, but the digest in the header is of other documents."""
-    whole = code(codec, [b"text"]).data
-    at = whole.index(codec.digest) + len(codec.digest)
+    header, coded, end = sections_of(code(codec, [b"text"]).data)
+    (*_, size), at = read_numbers(coded.body, 0, 5)
+    body = bytearray(coded.body)
+    body[at + size] ^= 1
     with pytest.raises(BitgolfError, match="not the one that was compressed"):
-        decompress(codec, checked(whole[8:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]))
+        decompress(codec, checked(header, coded._replace(body=bytes(body)), end))
 
 
 def test_contexts_come_from_the_file(codec: TextCodec) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitgolf.model.attention.rope_scaling import RoPEScaling
 from bitgolf.model.decoding.kv_cache import KVCache
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.lm import LM
@@ -31,9 +32,15 @@ class DecodingContext(ForwardContext):
     full_sequence = False
 
     def __init__(
-        self, ids: Tensor, bos: int, cache: KVCache, rows: Tensor | None = None, counts: Tensor | None = None
+        self,
+        ids: Tensor,
+        bos: int,
+        cache: KVCache,
+        rows: Tensor | None = None,
+        counts: Tensor | None = None,
+        rope_scaling: RoPEScaling | None = None,
     ) -> None:
-        super().__init__(ids, bos)
+        super().__init__(ids, bos, rope_scaling)
         height, width = ids.shape
         self.cache = cache
         self.rows = slice(None) if rows is None else rows.to(ids.device)
@@ -157,14 +164,21 @@ class DecodingContext(ForwardContext):
 
 
 @torch.no_grad()
-def decode(model: LM, cache: KVCache, ids: Tensor, rows: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+def decode(
+    model: LM,
+    cache: KVCache,
+    ids: Tensor,
+    rows: Tensor | None = None,
+    counts: Tensor | None = None,
+    rope_scaling: RoPEScaling | None = None,
+) -> Tensor:
     """Process new tokens of the texts in a cache and commit them. Returns the final hidden states, (b, T, D).
 
     ids: (b, T).  rows: (b,), rows of the cache; None for all.  counts: (b,) on the CPU with maximum T, the number of
     valid tokens in each row; the rest is padding, at which the states are meaningless. The caller must ensure that the
-    tokens fit into the cache.
+    tokens fit into the cache.  rope_scaling: replaces the model's own scaling of rotary positions.
     """
-    context = DecodingContext(ids, model.bos, cache, rows, counts)
+    context = DecodingContext(ids, model.bos, cache, rows, counts, rope_scaling)
     hidden = model.hidden(context)
     context.commit()
     return hidden

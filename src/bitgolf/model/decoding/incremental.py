@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bitgolf.errors import UsageError
+from bitgolf.model.attention.rope_scaling import RoPEScaling
 from bitgolf.model.decoding.context import decode
 from bitgolf.model.decoding.kv_cache import KVCache
 from bitgolf.model.lm import LM
@@ -23,9 +24,9 @@ class IncrementalDecoder:
 
     logits: Tensor
 
-    def __init__(self, model: LM, rows: int, window: int, stride: int) -> None:
-        """Each row starts with BOS as its only token."""
-        self.model, self.window, self.stride = model.eval(), window, stride
+    def __init__(self, model: LM, rows: int, window: int, stride: int, rope_scaling: RoPEScaling | None = None) -> None:
+        """Each row starts with BOS as its only token. rope_scaling: replaces the model's own."""
+        self.model, self.window, self.stride, self.rope_scaling = model.eval(), window, stride, rope_scaling
         self.device = next(model.parameters()).device
         self.cache = KVCache(rows, window, self.device)
         self.prefill(dict.fromkeys(range(rows), torch.tensor([model.bos])))
@@ -55,7 +56,8 @@ class IncrementalDecoder:
             self.cache.reset(full)
         if active.any():
             ids, counts = tokens.clamp_min(0)[:, None].to(self.device), active.long()
-            logits = self._last_logits(decode(self.model, self.cache, ids, counts=counts), counts)
+            hidden = decode(self.model, self.cache, ids, counts=counts, rope_scaling=self.rope_scaling)
+            logits = self._last_logits(hidden, counts)
             self.logits = torch.where(active[:, None].to(self.device), logits, self.logits)
 
     def _prefill_rows(self, rows: Tensor, contexts: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -64,7 +66,7 @@ class IncrementalDecoder:
         counts = torch.tensor([len(context) for context in contexts])
         ids = pad_sequence(contexts, batch_first=True).to(self.device)
         subset = None if len(rows) == len(self.cache.ids) else rows
-        return decode(self.model, self.cache, ids, subset, counts), counts
+        return decode(self.model, self.cache, ids, subset, counts, self.rope_scaling), counts
 
     @torch.no_grad()
     def _last_logits(self, hidden: Tensor, counts: Tensor) -> Tensor:

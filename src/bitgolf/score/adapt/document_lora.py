@@ -33,6 +33,7 @@ from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.document_order import CorpusOrder, DocumentOrder
 from bitgolf.score.execution.forward import SelectKernels
 from bitgolf.score.methods import (
+    UPDATES_WEIGHTS,
     ScoringMethod,
     ScoringWindow,
     SlidingScoring,
@@ -71,6 +72,7 @@ class DocumentLoRA(ScoringMethod):
 
     name = "lora"
     adapts = True
+    native_only = UPDATES_WEIGHTS
     isolated = True
 
     def __init__(
@@ -110,6 +112,14 @@ class DocumentLoRA(ScoringMethod):
     @property
     def cross_document(self) -> bool:
         return self.keep_a or bool(self.short_documents)  # the longest document of a group sets the stride of all
+
+    @property
+    def reads_in_order(self) -> bool:
+        return self.rows == 1 and not self.keep_a  # A is kept in chains of documents
+
+    @property
+    def serial(self) -> bool:
+        return False
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         """One section, since adapters serve one document only. `batch_tokens` is unused: `rows` determines memory."""

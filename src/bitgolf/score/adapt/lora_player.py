@@ -18,6 +18,7 @@ from bitgolf.score.adapt.adapter_forward import AdapterForward, CompiledAdapterF
 from bitgolf.score.adapt.per_row_adam import PerRowAdam
 from bitgolf.score.execution.async_copy import copy_to_device
 from bitgolf.score.execution.forward import SelectKernels
+from bitgolf.score.execution.incremental_forward import IncrementalForward
 from bitgolf.score.player import AdaptationStep, ScoringBatch
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class LoRAPlayer:
             weight_decay=method.weight_decay,
         )
         self._graph: tuple[ScoringBatch, Tensor] | None = None
+        self._incremental: IncrementalForward | None = None
 
     def _forward(self, distributed: DistributedContext, kernels: SelectKernels | None) -> AdapterForward:
         if self.device.torch_device.type != "cuda":
@@ -88,6 +90,14 @@ class LoRAPlayer:
             logits = [self.forward(batch) for batch in microbatches]
         self._graph = (block, logits[0]) if keep_graph else None
         return logits[0].detach() if len(logits) == 1 else torch.cat(logits)
+
+    def predict_next(self, block: ScoringBatch, *, begin: bool) -> Tensor:
+        if block.reset_all:
+            self.reset_all()
+        self.reset(block.reset_rows)
+        if self._incremental is None:
+            self._incremental = IncrementalForward(self.model, self.method.window, every_row=True)
+        return self._incremental(block, begin=begin)
 
     def observe(self, block: ScoringBatch, targets: Tensor) -> None:
         """Train the adapters on a batch. The first step uses the graph of `predict` if it was kept.

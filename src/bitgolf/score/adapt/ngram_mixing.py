@@ -29,8 +29,8 @@ from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.score.adapt.ngram_model import ExpertPredictions, NGramModel, concatenate_experts
 from bitgolf.score.adapt.ngram_trie import Floats
 from bitgolf.score.execution.forward import SelectKernels
-from bitgolf.score.methods import SlidingScoring, TextBatch, TextSection
-from bitgolf.score.player import AdaptationStep, Player, ScoringBatch
+from bitgolf.score.methods import ScoringMethod, SlidingScoring, TextBatch, TextSection
+from bitgolf.score.player import AdaptationStep, Player, ScoringBatch, coding_player
 from bitgolf.score.text import TokenizedText
 
 ENTROPY_BINS, COUNT_BINS, SPREAD_BINS = 8, 6, 4  # of the model's entropy, the context's count, its number of successors
@@ -46,11 +46,15 @@ class NGramMixing(SlidingScoring):
     none. history: maximum number of tokens kept; when it is reached, the older half is dropped.
     initial_weight: mixing weight of an expert before any update.
     isolated: no stream experts; counts and weights are reset at each document.
+    method: a method that adapts, whose probabilities are mixed, and whose windows are used instead of `window` and
+    `stride`. It must read the text in order: `DocumentLoRA` and `PhasedLoRA` with one row, `StreamSGD` on the stream.
     A single process reads the whole text in order, independent of the number of processes.
     """
 
     name = "mixed"
+    omitted_at_default = ("method",)
     adapts = True
+    native_only = "computes mixtures with functions of this machine's libraries"
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class NGramMixing(SlidingScoring):
         stream_orders: tuple[NGramOrder, ...] = (2, 3, 4),
         history: Annotated[int, Range(2, 2**28)] = 1 << 20,
         initial_weight: InnerFraction = 0.05,
+        method: Spec[ScoringMethod] | None = None,
     ) -> None:
         super().__init__(window=window, stride=stride, isolated=isolated, rope_scaling=rope_scaling)
         for key, orders in (("document_orders", document_orders), ("stream_orders", stream_orders)):
@@ -79,9 +84,36 @@ class NGramMixing(SlidingScoring):
             raise RecipeError(cause, where="score.initial_weight", hint="e.g. 0.05")
         self.document_orders, self.in_stream = document_orders, () if isolated else stream_orders
         self.history, self.initial_weight = history, initial_weight
+        self.method = method() if method else None
+        if self.method:
+            self._take_windows(self.method)
+
+    def _take_windows(self, method: ScoringMethod) -> None:
+        """Use the windows and the order of a method. Raises `RecipeError` if it does not read the text in order."""
+        if not method.reads_in_order:
+            cause = f"method {method.name!r} reads several documents side by side, so nothing can be counted in order"
+            hint = "lora or phased with rows=1 and without keep_a, or sgd that is not isolated"
+            raise RecipeError(cause, where="score.method", hint=hint)
+        self.window, self.stride, self.first_stride = method.window, method.stride, method.first_stride
+        self.full_windows, self.order, self.rope_scaling = method.full_windows, method.order, method.rope_scaling
+
+    @property
+    def cross_document(self) -> bool:
+        return not self.isolated or (self.method is not None and self.method.cross_document)
+
+    @property
+    def reads_in_order(self) -> bool:
+        return True
+
+    @property
+    def serial(self) -> bool:
+        return True
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
-        """One text batch: each step has the next windows of the stream side by side."""
+        """One text batch: each step has the next windows of the stream side by side; or those of the method."""
+        if self.method:
+            yield from self.method.sections(text, batch_tokens)
+            return
         windows = [[w] for start, stop in self.text_spans(text) for w in self.windows(stop - start, start)]
         yield TextSection(
             0, text.num_targets, [TextBatch(min(max(1, batch_tokens // self.window), len(windows)), windows)]
@@ -95,10 +127,16 @@ class NGramMixing(SlidingScoring):
         distributed: DistributedContext,
         kernels: SelectKernels | None = None,
     ) -> NGramMixingPlayer:
-        inner = super().make_player(model, vocab, device, distributed, kernels)
+        make = self.method.make_player if self.method else super().make_player
+        inner = make(model, vocab, device, distributed, kernels)
         return NGramMixingPlayer(inner, model.bos, self)
 
-    def without_adaptation(self) -> Spec[SlidingScoring]:
+    def warnings(self, text: TokenizedText) -> list[str]:
+        return self.method.warnings(text) if self.method else []
+
+    def without_adaptation(self) -> Spec[ScoringMethod] | None:
+        if self.method:
+            return self.method.without_adaptation()
         return part(
             SlidingScoring,
             window=self.window,
@@ -141,7 +179,15 @@ class NGramMixingPlayer:
     def predict(self, block: ScoringBatch) -> Tensor:
         if self.pending:
             raise BitgolfError("predict was called again before observe of the previous batch", where="score")
-        logits, tokens = self.inner.predict(block), block.tokens[block.target_mask].cpu()
+        return self._mixed(self.inner.predict(block), block)
+
+    def predict_next(self, block: ScoringBatch, *, begin: bool) -> Tensor:
+        self._learn(block.tokens[block.target_mask][:1])
+        return self._mixed(coding_player(self.inner).predict_next(block, begin=begin), block)
+
+    def _mixed(self, logits: Tensor, block: ScoringBatch) -> Tensor:
+        """Mix the experts into the model's logits (n, V) at the targets of a batch."""
+        tokens = block.tokens[block.target_mask].cpu()
         starts = tokens == self.bos if self.method.isolated else torch.zeros(len(tokens), dtype=torch.bool)
         cuts = [0, *(i for i in starts.nonzero()[:, 0].tolist() if i), len(tokens)]
         return torch.cat([self._mix(logits[a:b], tokens[a:b], bool(starts[a])) for a, b in pairwise(cuts)])
@@ -161,8 +207,12 @@ class NGramMixingPlayer:
 
     def observe(self, block: ScoringBatch, targets: Tensor) -> None:
         self.inner.observe(block, targets)
+        self._learn(targets[-1:])
+
+    def _learn(self, target: Tensor) -> None:
+        """Update the weights with the token (1,) that was pending, if there is one."""
         if self.pending:
-            target, (log_p, predictions, cells) = targets[-1:].cpu(), self.pending
+            target, (log_p, predictions, cells) = target.cpu(), self.pending
             p = log_p[target.to(log_p.device)].exp()
             self.gates.predict_and_update(cells, to_numpy(p), predictions.probability(target.numpy()))
         self.pending = None

@@ -25,7 +25,7 @@ from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.score.execution.async_copy import copy_to_device
 from bitgolf.score.execution.forward import Forward, SelectKernels
 from bitgolf.score.methods import ScoringMethod, SlidingScoring, TextBatch, TextSection
-from bitgolf.score.player import AdaptationStep, Player, ScoringBatch
+from bitgolf.score.player import AdaptationStep, Player, ScoringBatch, coding_player
 from bitgolf.score.text import TokenizedText
 
 NO_CONTEXT = b""  # of a target with fewer tokens before it than a context has
@@ -106,11 +106,16 @@ class NGramTilt(ScoringMethod):
         self.length, self.threshold, self.boost = length, threshold, boost
         self.window, self.stride, self.first_stride = self.method.window, self.method.stride, self.method.first_stride
         self.isolated, self.order = self.method.isolated, self.method.order
+        self.native_only = self.method.native_only
         self.full_windows, self.rope_scaling = self.method.full_windows, self.method.rope_scaling
 
     @property
     def cross_document(self) -> bool:
         return True
+
+    @property
+    def serial(self) -> bool:
+        return self.method.serial or not self.method.adapts
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         """Those of the method below; if it does not adapt, one batch: each step has the next windows side by side."""
@@ -152,18 +157,24 @@ class NGramTiltPlayer:
         return self.player.forward
 
     def predict(self, block: ScoringBatch) -> Tensor:
+        self.pending = self._contexts(block)
+        return self._tilted(self.player.predict(block), block, self.pending)
+
+    def predict_next(self, block: ScoringBatch, *, begin: bool) -> Tensor:
+        return self._tilted(coding_player(self.player).predict_next(block, begin=begin), block, self._contexts(block))
+
+    def _tilted(self, logits: Tensor, block: ScoringBatch, contexts: list[bytes]) -> Tensor:
+        """Logits (n, V) with the boost of what has usually followed each of n contexts."""
         if block.reset_all:
             self.batch = ContextCounts()
-        logits = self.player.predict(block)
-        self.pending = self._contexts(block)
-        found = [self.batch.successors(context, self.sections) for context in self.pending]
+        found = [self.batch.successors(context, self.sections) for context in contexts]
         gated = [i for i, known in enumerate(found) if known.share >= self.method.threshold]
         if not gated:
             return logits
         indices = torch.tensor([gated, [found[i].token for i in gated]])
         rows, tokens = copy_to_device(indices, logits.device)
-        boost = torch.full((len(gated),), self.method.boost, dtype=logits.dtype, device=logits.device)
-        return logits.index_put((rows, tokens), boost, accumulate=True)  # a copy: the player below keeps its own
+        raised = logits[rows, tokens] + self.method.boost
+        return logits.index_put((rows, tokens), raised)  # a copy: the player below keeps its own
 
     def _contexts(self, block: ScoringBatch) -> list[bytes]:
         """The context of each target, row by row."""

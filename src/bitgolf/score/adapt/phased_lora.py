@@ -21,7 +21,7 @@ from bitgolf.score.adapt.gradient import SGDAdaptation, WeightAdapter, cosine_de
 from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.adapt.phase_documents import scored_before_phases, shortest_documents
 from bitgolf.score.execution.forward import SelectKernels
-from bitgolf.score.methods import ScoringMethod, TextSection
+from bitgolf.score.methods import UPDATES_WEIGHTS, ScoringMethod, TextSection
 from bitgolf.score.player import AdaptationStep
 from bitgolf.score.text import TokenizedText
 
@@ -47,6 +47,7 @@ class PhasedLoRA(ScoringMethod):
 
     name = "phased"
     adapts: ClassVar[bool] = True
+    native_only = UPDATES_WEIGHTS
     isolated = True
 
     def __init__(
@@ -79,6 +80,14 @@ class PhasedLoRA(ScoringMethod):
     @property
     def cross_document(self) -> bool:
         return True
+
+    @property
+    def reads_in_order(self) -> bool:
+        return self.lora.reads_in_order
+
+    @property
+    def serial(self) -> bool:
+        return False
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         documents = text.documents()

@@ -17,7 +17,15 @@ from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.score.adapt.gradient import SGDAdaptation, WeightAdapter, cosine_decay
 from bitgolf.score.execution.forward import SelectKernels, make_forward
-from bitgolf.score.methods import ScoringMethod, ScoringWindow, SlidingScoring, TextSection, batch_windows, check_stride
+from bitgolf.score.methods import (
+    UPDATES_WEIGHTS,
+    ScoringMethod,
+    ScoringWindow,
+    SlidingScoring,
+    TextSection,
+    batch_windows,
+    check_stride,
+)
 from bitgolf.score.player import AdaptationStep, StaticPlayer
 from bitgolf.score.text import TokenizedText
 
@@ -34,6 +42,7 @@ class StreamSGD(ScoringMethod):
 
     name = "sgd"
     adapts: ClassVar[bool] = True
+    native_only = UPDATES_WEIGHTS
 
     def __init__(
         self,
@@ -53,6 +62,10 @@ class StreamSGD(ScoringMethod):
     @property
     def cross_document(self) -> bool:
         return True  # through the weights, even if windows are isolated
+
+    @property
+    def reads_in_order(self) -> bool:
+        return not self.isolated  # windows of isolated documents differ in length, by which batches are sorted
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         chunks = math.ceil(text.num_targets / self.chunk)
@@ -105,7 +118,7 @@ class StreamSGDPlayer(StaticPlayer):
         forward = make_forward(
             model.to(device.torch_device), device, method.window, learns=True, distributed=distributed, kernels=kernels
         )
-        super().__init__(model, vocab, device, forward=forward)
+        super().__init__(model, vocab, device, longest=method.window, forward=forward)
         self.learner = WeightAdapter(
             method.adaptation(), self.model, device, distributed, window=method.window, chunk=method.chunk
         )

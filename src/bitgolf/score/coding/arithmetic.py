@@ -18,7 +18,6 @@ from torch import Tensor
 
 from bitgolf.errors import UsageError
 from bitgolf.runtime.threads import single_threaded
-from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.methods import ScoringMethod
 
 Tables = NDArray[np.float32]
@@ -79,15 +78,14 @@ ARITHMETICS: dict[int, Arithmetic] = {a.code: a for a in (NativeArithmetic(), Po
 
 
 def choose_arithmetic(method: ScoringMethod, portable: bool | None) -> Arithmetic:
-    """Portable or native arithmetic; None for portable unless the method adapts.
+    """Portable or native arithmetic; None for portable unless the method has no portable form.
 
-    Raises `UsageError` if portable arithmetic is asked for with a method that adapts: it has no gradients yet.
+    Raises `UsageError` if portable arithmetic is asked for with a method that has none.
     """
-    adapts = isinstance(method, DocumentLoRA)
-    if portable and adapts:
-        cause = f"method {method.name!r} updates weights, and portable arithmetic has no gradients"
+    if portable and method.native_only:
+        cause = f"method {method.name!r} {method.native_only}"
         raise UsageError(cause, where="--portable", hint="use --native, or a method that does not adapt")
-    return ARITHMETICS[int(not adapts if portable is None else portable)]
+    return ARITHMETICS[int(not method.native_only if portable is None else portable)]
 
 
 def machine_fingerprint() -> str:

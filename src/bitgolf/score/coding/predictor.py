@@ -1,41 +1,58 @@
-"""The predictor that encoder and decoder share: the order in which tokens are predicted, and the probabilities.
+"""The predictors that encoder and decoder share: the order in which tokens are predicted, and the probabilities.
 
-Documents are isolated and read side by side in rows, in the given order; when one ends, the next takes its row.
-Contexts are those of the scoring method's windows. Every step depends only on tokens that are already known. So both
-sides call the model with the same shapes in the same order, and in the same arithmetic they get the same floats.
+Every step depends only on tokens that are already known. So both sides call the model with the same shapes in the same
+order, and in the same arithmetic they get the same floats. The predictor of this module is for plain windows: documents
+are isolated and read side by side in rows; when one ends, the next takes its row. `player_predictor` has that of
+methods that learn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError
 from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.lm import LM
-from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import SINGLE_PROCESS
-from bitgolf.score.adapt.document_lora import DocumentLoRA
-from bitgolf.score.adapt.lora_player import LoRAPlayer
-from bitgolf.score.methods import ScoringMethod, ScoringWindow
-from bitgolf.score.player import ScoringBatch
+from bitgolf.score.methods import ScoringMethod
+from bitgolf.score.rope_scaling import active_rope_scaling
 
-CPU_FLOAT32 = Device(torch.device("cpu"), torch.float32, "CPU, float32, for reproducible coding")
 MAX_TARGETS = 1 << 40  # length of a document while its end is not yet decoded
 Symbols = npt.NDArray[np.int32]
 
 
-class DocumentState:
-    """The known tokens of a document, and its current window."""
+class Predictor(Protocol):
+    """Predicts tokens in an order that depends on known tokens only.
 
-    def __init__(self, document: int, method: ScoringMethod, bos: int) -> None:
+    targets: (document, index in it) of the n tokens that are predicted next; empty at the end.
+    """
+
+    targets: Sequence[tuple[int, int]]
+
+    def log_probabilities(self) -> Tensor:
+        """Log probabilities of the targets: float32 (n, V), in nats. Raises `BitgolfError` if they are not finite."""
+        ...
+
+    def update(self, symbols: Symbols) -> None:
+        """Take the tokens (n,) of the targets, and move on to the next targets."""
+        ...
+
+    def position(self) -> str:
+        """Document and index of the first target, for messages."""
+        ...
+
+
+class DocumentState:
+    """The known tokens of a document, and its current window. targets: with the end, or `MAX_TARGETS`."""
+
+    def __init__(self, document: int, method: ScoringMethod, bos: int, targets: int) -> None:
         self.document, self.tokens = document, [bos]
-        self._windows = method.windows(MAX_TARGETS)
+        self._windows = method.windows(targets)
         self.window = next(self._windows)
 
     @property
@@ -66,35 +83,39 @@ class DocumentState:
 class DocumentPredictor:
     """The predictor of a model that does not change. Rows move from window to window independently.
 
-    As long as there are `active` rows: `log_probabilities` returns the distributions of their next tokens, and `update`
-    takes those tokens.
+    lengths: targets of each document, its end included. The longest document begins first, so that all rows end at
+    about the same time. `MAX_TARGETS` stands for a length that is not known.
     """
 
-    def __init__(self, model: LM, method: ScoringMethod, documents: int, rows: int) -> None:
-        self.model, self.method = model, method
-        self._waiting = iter(range(documents))
+    def __init__(self, model: LM, method: ScoringMethod, lengths: Sequence[int], rows: int) -> None:
+        self.model, self.method, self._lengths = model, method, lengths
+        self._waiting = iter(sorted(range(len(lengths)), key=lambda document: -lengths[document]))
+        self._scaling = active_rope_scaling(model, method.rope_scaling) if method.rope_scaling else None
         self.rows: list[DocumentState | None] = [self._next() for _ in range(rows)]
         # it begins with BOS in every row, the first context of each document
-        self.reader = IncrementalDecoder(model, rows, method.window, method.stride)
+        self.reader = self._reader(rows)
         self.active = self._rows_that_need_a_token()
+
+    def _reader(self, rows: int) -> IncrementalDecoder:
+        return IncrementalDecoder(self.model, rows, self.method.window, self.method.stride, self._scaling)
+
+    @property
+    def targets(self) -> Sequence[tuple[int, int]]:
+        return [(row.document, row.num_known) for _, row in self.active]
 
     def _next(self) -> DocumentState | None:
         """The next document, if there is one."""
-        return next((DocumentState(document, self.method, self.model.bos) for document in self._waiting), None)
+        document = next(self._waiting, None)
+        if document is None:
+            return None
+        return DocumentState(document, self.method, self.model.bos, self._lengths[document])
 
     def _rows_that_need_a_token(self) -> list[tuple[int, DocumentState]]:
         return [(i, row) for i, row in enumerate(self.rows) if row and row.needs_token]
 
     def log_probabilities(self) -> Tensor:
-        """Log probabilities of the next tokens of the n active rows: float32 (n, V), in nats.
-
-        Raises `BitgolfError` if the model's logits are not finite.
-        """
-        logits = self.reader.logits[[i for i, _ in self.active]]
-        if not bool(torch.isfinite(logits).all()):
-            count = int((~torch.isfinite(logits)).sum())
-            raise BitgolfError(f"{count} of {logits.numel()} logits of the model are not finite", where=self.position())
-        return torch.log_softmax(logits, -1)
+        """Log probabilities of the next tokens of the n active rows: float32 (n, V), in nats."""
+        return finite_log_softmax(self.reader.logits[[i for i, _ in self.active]], self.position())
 
     def update(self, symbols: Symbols) -> None:
         """Take the next tokens (n,) of the active rows, and move on to the tokens after them."""
@@ -129,7 +150,7 @@ class DocumentPredictor:
     def _compact_rows(self) -> None:
         """Remove the rows without a document, once they are half of all rows and no document is waiting."""
         self.rows = [row for row in self.rows if row]
-        self.reader = IncrementalDecoder(self.model, len(self.rows), self.method.window, self.method.stride)
+        self.reader = self._reader(len(self.rows))
         self.reader.prefill({i: row.context for i, row in enumerate(self.rows) if row})
 
     def position(self) -> str:
@@ -138,75 +159,9 @@ class DocumentPredictor:
         return f"document {row.document}, token {row.num_known}"
 
 
-class AdaptivePredictor(DocumentPredictor):
-    """The predictor for `DocumentLoRA`. Rows wait for one another at the end of a window; then adapters are updated.
-
-    Every forward reads all rows, also those that wait or have no document, since each row has its own adapters.
-    """
-
-    def __init__(self, player: LoRAPlayer, method: DocumentLoRA, documents: int) -> None:
-        self.player = player
-        super().__init__(player.model, method, documents, method.rows)
-
-    def _advance(self, tokens: Tensor) -> None:
-        if bool((tokens >= 0).any()):
-            self.reader.step(tokens)
-            return
-        self.player.observe(*_window_batch(self.rows))
-        before = list(self.rows)
-        for i in range(len(self.rows)):
-            self._next_window(i)
-        self.player.reset(torch.tensor([row is not old for row, old in zip(self.rows, before, strict=True)]))
-        empty = torch.tensor([self.model.bos])
-        self.reader.prefill({i: row.context if row else empty for i, row in enumerate(self.rows)})
-
-
-def _window_batch(rows: list[DocumentState | None]) -> tuple[ScoringBatch, Tensor]:
-    """The batch that the referee would pass for these windows, and its targets."""
-    inputs, targets = list[tuple[Tensor, int]](), list[int]()
-    for row in rows:
-        window, known = (row.window, row.tokens) if row else (ScoringWindow(0, 0, 0), [])
-        own = known[window.first_target + 1 : window.stop + 1]
-        read = torch.tensor(known[window.start : window.first_target + len(own)], dtype=torch.int64)
-        inputs.append((read, len(own)))
-        targets += own
-    return ScoringBatch.collate(inputs, torch.zeros(len(rows), dtype=torch.bool)), torch.tensor(targets)
-
-
-# ---- methods that can be coded --------------------------------------------------------------------------------------
-
-
-def is_codable(method: ScoringMethod) -> bool:
-    """Whether there is a predictor for the method: for plain windows, and for `DocumentLoRA` without `keep_a`.
-
-    With `full_windows` there is none: the context of a document's last targets would depend on where it ends.
-    """
-    static = type(method).make_player is ScoringMethod.make_player
-    lora = isinstance(method, DocumentLoRA) and not method.cross_document
-    return (static or lora) and not method.full_windows
-
-
-def check_codable(method: ScoringMethod) -> None:
-    """Raises `UsageError` if the method cannot be coded."""
-    if not is_codable(method):
-        cause = f"method {method.name!r} cannot be coded: no predictor lets a decoder reproduce its probabilities"
-        raise UsageError(
-            cause, where="method", hint="--with contiguous, sliding or lora (without keep_a and full_windows)"
-        )
-
-
-@contextmanager
-def open_predictor(
-    model: LM, vocab: int, method: ScoringMethod, documents: int, rows: int
-) -> Iterator[DocumentPredictor]:
-    """A predictor for documents that are coded. The model is restored afterwards.
-
-    rows: documents side by side; ignored for `DocumentLoRA`, which has a fixed number. Raises `UsageError` if the
-    method cannot be coded.
-    """
-    check_codable(method)
-    with closing(method.make_player(model, vocab, CPU_FLOAT32, SINGLE_PROCESS)) as player:
-        if isinstance(player, LoRAPlayer) and isinstance(method, DocumentLoRA):
-            yield AdaptivePredictor(player, method, documents)
-        else:
-            yield DocumentPredictor(model, method, documents, rows)
+def finite_log_softmax(logits: Tensor, where: str) -> Tensor:
+    """Log probabilities (n, V) of logits. Raises `BitgolfError` if the logits are not finite."""
+    if not bool(torch.isfinite(logits).all()):
+        count = int((~torch.isfinite(logits)).sum())
+        raise BitgolfError(f"{count} of {logits.numel()} logits of the model are not finite", where=where)
+    return torch.log_softmax(logits, -1)

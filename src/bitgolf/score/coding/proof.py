@@ -1,6 +1,7 @@
 """The proof of a score by compression: compress the text, commit to the files, decompress a random sample of them.
 
-The documents are divided into groups, in order. Each group is compressed to one file (`compress`). `commitment.json`
+The documents are divided into groups, in order; a method by which earlier documents change later ones has one group.
+Each group is compressed to one file (`compress`). `commitment.json`
 contains the SHA-256 of every file and the bits that the referee computed for its documents; it is written before
 anything is decompressed. The commitment and an optional challenge determine the sample of groups that another process
 decompresses with the artifact alone. A verifier can choose another challenge, or check all groups. The prover cannot
@@ -27,13 +28,16 @@ from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, FormatVersionError, UsageError, error_location
 from bitgolf.files import json_digest, read_json, write_bytes, write_json
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import duration
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.callbacks import bits_progress
 from bitgolf.score.coding import compress
 from bitgolf.score.coding.arithmetic import choose_arithmetic
-from bitgolf.score.coding.bgz_format import TextCodec, encode_method
-from bitgolf.score.coding.predictor import CPU_FLOAT32
+from bitgolf.score.coding.bgz_format import MAGIC, encode_method
+from bitgolf.score.coding.coded_text import TextCodec
+from bitgolf.score.coding.open_predictor import CPU_FLOAT32, batch_tokens, has_plain_windows, num_rows
 from bitgolf.score.coding.sampling import CONFIDENCE, max_false_fraction, sample_groups
+from bitgolf.score.coding.speed import measure_speed
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.referee import score
 from bitgolf.score.result import ProofResult, ProofSeconds
@@ -42,6 +46,9 @@ from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 FORMAT = 2
 """Version of `commitment.json`, `group_bits.json` and `proof.json`."""
+
+LEAST_ANNOUNCED, DEFAULT_BATCH_TOKENS = 30.0, 4096
+"""Seconds from which on the time is said in advance; tokens per batch of a score."""
 
 Restore = Callable[[Path, Path, Path], list[int]]
 """Decompresses a file in another process. Arguments: artifact, .bgz file, target. Returns the length of each document in
@@ -62,7 +69,7 @@ class DocumentGroup(NamedTuple):
 
 
 class ProofTask(NamedTuple):
-    """The claim to prove: the score of `text` with a method of the artifact, documents isolated.
+    """The claim to prove: the score of `text` with a method of the artifact. Plain windows have isolated documents.
 
     artifact: path of its file. group_targets: minimum targets per group. rows: documents coded side by side.
     portable: the arithmetic of the compressed files, see `choose_arithmetic`. The score is computed by torch.
@@ -79,13 +86,14 @@ class ProofTask(NamedTuple):
     @property
     def arithmetic(self) -> str:
         """Name of the arithmetic of the compressed files. Raises `UsageError` if the method cannot be coded in it."""
-        return choose_arithmetic(self.isolated_method, self.portable).name
+        return choose_arithmetic(self.proved_method, self.portable).name
 
     @property
-    def isolated_method(self) -> ScoringMethod:
-        """The method with isolated documents. It is used both to score and to compress."""
-        spec = self.method
-        return spec.replace(isolated=True)() if "isolated" in spec.kwargs else spec()
+    def proved_method(self) -> ScoringMethod:
+        """The method as it is scored and compressed: plain windows with isolated documents, others as they are."""
+        made = self.method()
+        isolates = has_plain_windows(made) and "isolated" in self.method.kwargs
+        return self.method.replace(isolated=True)() if isolates else made
 
 
 def prove(claim: ProofTask, folder: Path, *, sample: int, challenge: str, log: RunLog, restore: Restore) -> ProofResult:
@@ -98,6 +106,7 @@ def prove(claim: ProofTask, folder: Path, *, sample: int, challenge: str, log: R
     log.detail(f"coding in {claim.arithmetic} arithmetic")
     _read(folder / "commitment.json")
     groups, clock = list(group_documents(claim)), time.perf_counter
+    _announce(claim, groups, folder, log)
     times = [clock()]
     bits = _score_groups(claim, groups, folder, log)
     times.append(clock())
@@ -130,6 +139,7 @@ def leading_documents(text: TokenizedText, tokenizer: Tokenizer, size: int) -> T
 def group_documents(claim: ProofTask) -> Iterator[DocumentGroup]:
     """Consecutive documents in groups of at least `claim.group_targets` targets; the last group may have fewer.
 
+    There is one group if earlier documents change the score of later ones.
     Raises `BitgolfError` if the text does not begin with BOS, or its byte count is not that of its decoded tokens.
     """
     text, tokenizer = claim.text, claim.codec.tokenizer
@@ -141,20 +151,36 @@ def group_documents(claim: ProofTask) -> Iterator[DocumentGroup]:
         cause = f"the byte count of the text is {text.bytes:,}, but its tokens decode to {size:,} bytes"
         raise BitgolfError(cause, where="compress --proof", hint="pass raw text with --text")
     documents, number, start = list[Ids](), 0, 0
+    least = text.num_targets if claim.proved_method.cross_document else claim.group_targets
     for begin, stop in text.documents():
         documents.append(text.tokens[begin + 1 : stop].astype(np.int32))
-        if stop - start >= claim.group_targets or stop == text.num_targets:
+        if stop - start >= least or stop == text.num_targets:
             yield DocumentGroup(number, start, stop, documents)
             documents, number, start = [], number + 1, stop
+
+
+def _announce(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Path, log: RunLog) -> None:
+    """Say how long the groups that are not compressed yet will take, if that is long."""
+    left = [group for group in groups if not _compressed_path(claim, group, folder).exists()]
+    if not left:
+        return
+    encoder = compress.Encoder(claim.codec, claim.method, rows=claim.rows, portable=claim.portable)
+    speed = measure_speed(encoder, left[0].documents)
+    seconds = sum(group.stop - group.start for group in left) / speed.tokens_per_second
+    if seconds >= LEAST_ANNOUNCED:
+        rate = f"{speed.tokens_per_second:,.0f} tokens/s"
+        log.info(
+            f"compression will take about {duration(seconds)} at {rate}, and restoring as long for the same groups"
+        )
 
 
 # ---- scores and compressed files ------------------------------------------------------------------------------------
 
 
 def _key(claim: ProofTask, *inputs: Any) -> str:
-    """Cache key of a result: a digest of model, method, rows, torch version and further inputs."""
+    """Cache key of a result: a digest of model, method, rows, torch version, format of files and further inputs."""
     method = encode_method(claim.codec, claim.method)
-    return json_digest([claim.codec.digest.hex(), method, claim.rows, torch.__version__, *inputs])
+    return json_digest([claim.codec.digest.hex(), method, claim.rows, torch.__version__, MAGIC[3], *inputs])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -175,20 +201,24 @@ def _score_groups(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Pat
     key, path = _key(claim, *map(_digest, groups)), folder / "group_bits.json"
     if (cached := _read(path)) and cached["key"] == key:
         return cached["bits"]
-    text, method, charges = claim.text, claim.isolated_method, np.zeros(claim.text.num_targets)
+    method, charges, order_bits, rows = claim.proved_method, np.zeros(claim.text.num_targets), 0, claim.rows
+    text, tokens = claim.text, DEFAULT_BATCH_TOKENS
+    if method.cross_document:  # the coder follows the same order and the same plan
+        (text, order_bits), rows = method.order.apply(text), num_rows(method, rows, len(text.documents()))
+        tokens = batch_tokens(method, rows)
     progress = bits_progress(log.progress, "score", text.bytes)
     with closing(
         method.make_player(claim.codec.model, claim.codec.tokenizer.vocab, CPU_FLOAT32, SINGLE_PROCESS)
     ) as player:
-        score(player, text, method, progress=progress, charges=charges)
-    bits = [float(charges[group.start : group.stop].sum()) for group in groups]
+        score(player, text, method, batch_tokens=tokens, progress=progress, charges=charges)
+    bits = [float(charges[group.start : group.stop].sum()) + order_bits for group in groups]
     write_json(path, {"format": FORMAT, "key": key, "bits": bits})
     return bits
 
 
 def _compress_group(claim: ProofTask, group: DocumentGroup, folder: Path, log: RunLog, groups: int) -> Path:
-    """Compress a group. The file name contains the cache key, so an existing file is reused."""
-    path = folder / f"{group.number:05d}-{_key(claim, claim.arithmetic, _digest(group))}.bgz"
+    """Compress a group. A file that an earlier call wrote is reused."""
+    path = _compressed_path(claim, group, folder)
     if path.exists():
         return path
     size = sum(map(len, group.decode(claim.codec.tokenizer)))
@@ -206,15 +236,20 @@ def _compress_group(claim: ProofTask, group: DocumentGroup, folder: Path, log: R
     return path
 
 
+def _compressed_path(claim: ProofTask, group: DocumentGroup, folder: Path) -> Path:
+    """The file of a group. Its name contains the key of what it depends on."""
+    return folder / f"{group.number:05d}-{_key(claim, claim.arithmetic, _digest(group))}.bgz"
+
+
 def _write_commitment(
     claim: ProofTask, groups: Sequence[DocumentGroup], bits: Sequence[float], files: Sequence[Path], folder: Path
 ) -> bytes:
     """Write `commitment.json` and return its bytes. Raises `UsageError` if the folder has a different commitment."""
-    method = claim.isolated_method
+    method = claim.proved_method
     document = {
         "format": FORMAT,
         "artifact_sha256": hashlib.sha256(claim.artifact.read_bytes()).hexdigest(),
-        "method": {"name": method.name, "window": method.window, "stride": method.stride, "isolated": True},
+        "method": {"name": method.name, "window": method.window, "stride": method.stride, "isolated": method.isolated},
         "bytes": claim.text.bytes,
         "targets": claim.text.num_targets,
         "bits": sum(bits),
@@ -266,7 +301,7 @@ def _verify(claim: ProofTask, group: DocumentGroup, file: Path, restore: Restore
 def _result(
     claim: ProofTask, bits: float, files: Sequence[Path], sampled: list[int], challenge: str, seconds: ProofSeconds
 ) -> ProofResult:
-    size, count, method = claim.text.bytes, sum(file.stat().st_size for file in files), claim.isolated_method
+    size, count, method = claim.text.bytes, sum(file.stat().st_size for file in files), claim.proved_method
     return ProofResult(
         format=FORMAT,
         artifact=str(claim.artifact),
