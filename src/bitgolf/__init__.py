@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from bitgolf.api.runs import RunFolder as RunFolder
     from bitgolf.api.runs import open_run as open_run
     from bitgolf.api.runs import train as train
+    from bitgolf.api.sweeps import SweepOutcome as SweepOutcome
+    from bitgolf.api.sweeps import sweep as sweep
     from bitgolf.api.tables import Table as Table
     from bitgolf.config.rules import Rule as Rule
     from bitgolf.config.spec import Spec as Spec
@@ -45,6 +47,7 @@ _MODULES = {
     "RunFolder": "bitgolf.api.runs",
     "Spec": "bitgolf.config.spec",
     "Stopped": "bitgolf.errors",
+    "SweepOutcome": "bitgolf.api.sweeps",
     "Table": "bitgolf.api.tables",
     "load": "bitgolf.api.models",
     "load_code": "bitgolf.api.recipes",
@@ -52,6 +55,7 @@ _MODULES = {
     "part": "bitgolf.config.spec",
     "recipe": "bitgolf.api.recipes",
     "recipe_names": "bitgolf.api.recipes",
+    "sweep": "bitgolf.api.sweeps",
     "train": "bitgolf.api.runs",
 }
 """Public name -> the module that has it, which is imported when the name is first used."""
@@ -60,7 +64,9 @@ __all__ = [  # noqa: RUF022  # in the order in which they are needed
     "train",
     "load",
     "open_run",
+    "sweep",
     "RunFolder",
+    "SweepOutcome",
     "Model",
     "Table",
     "recipe",

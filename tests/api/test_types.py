@@ -15,6 +15,7 @@ from bitgolf.recipes.recipe import Recipe
 
 def accepted(run: bitgolf.RunFolder, model: bitgolf.Model) -> None:
     assert_type(bitgolf.train("quickstart", text="corpus", seconds=60), bitgolf.RunFolder)
+    assert_type(bitgolf.sweep("quickstart", set={"Muon.lr": [0.01]}, text="corpus", workers=2), bitgolf.SweepOutcome)
     assert_type(bitgolf.recipe("quickstart"), bitgolf.Spec[Recipe])
     assert_type(bitgolf.part(bitgolf.parts.SwiGLU, hidden=256), bitgolf.Spec[SwiGLU])
     assert_type(run.log[0].loss, float)
@@ -26,6 +27,7 @@ def accepted(run: bitgolf.RunFolder, model: bitgolf.Model) -> None:
 def refused(model: bitgolf.Model) -> None:
     bitgolf.trian("quickstart")  # pyright: ignore[reportAttributeAccessIssue]
     bitgolf.train("quickstart", second=60)  # pyright: ignore[reportCallIssue]
+    bitgolf.sweep("quickstart", worker=2)  # pyright: ignore[reportCallIssue]
     bitgolf.parts.SwigGLU  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
     bitgolf.part(bitgolf.parts.SwiGLU, hiden=256)  # pyright: ignore[reportCallIssue]
     model.compress("text")  # pyright: ignore[reportArgumentType]

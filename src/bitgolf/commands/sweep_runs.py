@@ -16,6 +16,7 @@ from bitgolf.recipes import named_folder
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.sweeps.assignments import factors_of, parse_gates, parse_search, parse_seeds, variants_factor
 from bitgolf.sweeps.driver import SweepInputs, run_sweep
+from bitgolf.sweeps.factors import Factor
 from bitgolf.sweeps.folder import SWEEP_FILE
 from bitgolf.sweeps.load import load_sweep
 from bitgolf.sweeps.quick import quick_sweep
@@ -62,7 +63,12 @@ class SweepExecution(NamedTuple):
 
 def plan_sweep(target: str, options: SweepOptions) -> Spec[Sweep]:
     """The sweep that an argument names, changed by options. Raises `UsageError` or `RecipeError` for a wrong one."""
-    sweep = load_sweep(target)
+    return changed_sweep(load_sweep(target), options)
+
+
+def changed_sweep(sweep: Spec[Sweep], options: SweepOptions, variants: Sequence[Spec[Factor]] = ()) -> Spec[Sweep]:
+    """The sweep, changed by options. variants: further factors. Raises `UsageError` or `RecipeError` for a wrong one."""
+    sweep = sweep.replace(factors=(*sweep["factors"], *variants))
     if options.quick:
         sweep = quick_sweep(sweep)
     edits, factors = factors_of(options.sets, sweep["recipe"])
@@ -98,7 +104,12 @@ def sweep_folder(target: str, sweep: Spec[Sweep], given: GivenInputs) -> Path:
 
 def sweep_runs(target: str, options: SweepOptions, execution: SweepExecution) -> SweepSummary:
     """Run a sweep, or what is left of it; see `run_sweep`."""
-    sweep, given, how = plan_sweep(target, options), execution.given, execution.options
+    return execute_sweep(target, plan_sweep(target, options), execution)
+
+
+def execute_sweep(target: str, sweep: Spec[Sweep], execution: SweepExecution) -> SweepSummary:
+    """Run a sweep, or what is left of it. target: the argument that named it, "" for none."""
+    given, how = execution.given, execution.options
     folder = execution.out or sweep_folder(target, sweep, given)
     with run_workers(execution.workers, execution.cluster, how) as workers:
         return run_sweep(sweep, SweepInputs(given, how), folder, workers)

@@ -12,6 +12,7 @@ from bitgolf.pipeline.execute import ExecutionOptions
 from bitgolf.pipeline.given_inputs import GivenInputs, first_inputs
 from bitgolf.pipeline.state import RunInputs
 from bitgolf.recipes.check import check_recipe
+from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.display import current_display
 from bitgolf.runtime.folder_lock import folder_lock
@@ -78,6 +79,15 @@ def _check_same_text(stored: RunInputs, wanted: RunInputs, folder: Path) -> None
         raise UsageError(message, where=str(folder), hint="leave --text and --shards out, or choose another --out")
 
 
+def _note_equal_variants(units: Sequence[RunUnit]) -> None:
+    """Say which variants are the same recipe, as with `--quick`, which limits some settings."""
+    known = dict[str, str]()
+    for unit in units:
+        name, first = unit.variant.name, known.setdefault(recipe_hash(unit.recipe), unit.variant.name)
+        if name != first and unit.seed == units[0].seed:
+            current_display().message(f"note: {name} is the same recipe as {first}")
+
+
 class _SweepExecution:
     """A sweep that is being executed."""
 
@@ -112,6 +122,7 @@ class _SweepExecution:
             for seed in self.sweep.seeds
         ]
         self.units += units
+        _note_equal_variants(units)
         for wave in waves(units, self.spec["gates"]):
             self._announce_cost([unit for unit in units if not self._known(unit)])
             self._run_wave([unit for unit in wave if not self._known(unit)])

@@ -74,27 +74,23 @@ def gptq_calibration() -> Spec[Sweep]:
 
     The reserve for calibration is fixed, so that all variants share one training.
     """
-    recipe = get_recipe(BASE)
+    recipe = _with_fixed_reserve(get_recipe(BASE))
     factors = (
         _gptq_factor(recipe, "damping", (0.005, 0.02, 0.05)),
         _gptq_factor(recipe, "block", (64, 256)),
         _calibration_factor(recipe),
     )
-    edits = ("calibrate.reserve=12",)
-    return part(
-        Sweep,
-        name="gptq_calibration",
-        recipe=recipe,
-        factors=factors,
-        edits=edits,
-        seeds=(42,),
-        search=part(OneAtATime),
-    )
+    search = part(OneAtATime)
+    return part(Sweep, name="gptq_calibration", recipe=recipe, factors=factors, seeds=(42,), search=search)
 
 
 def gptq_calibration_grid() -> Spec[Sweep]:
     """gptq_calibration with all combinations."""
     return gptq_calibration().replace(name="gptq_calibration_grid", search=part(Grid))
+
+
+def _with_fixed_reserve(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    return recipe.set("calibrate.reserve", 12.0)
 
 
 def _gptq_factor(recipe: Spec[Recipe], setting: str, values: tuple[float, ...]) -> Spec[Factor]:
@@ -109,8 +105,9 @@ def _gptq_factor(recipe: Spec[Recipe], setting: str, values: tuple[float, ...]) 
 
 def _calibration_factor(recipe: Spec[Recipe]) -> Spec[Factor]:
     """Batches of text for the Hessians: of all eight processes instead of one, with as many and with a quarter of them."""
+    shared = {batches: _with_fixed_reserve(shared_hessians(recipe, batches)) for batches in (16, 64)}
     levels = tuple(
-        part(FactorLevel, name=f"Hessians of 8 x {batches} batches", recipe=shared_hessians(recipe, batches))
-        for batches in (16, 64)
+        part(FactorLevel, name=f"Hessians of 8 x {batches} batches", recipe=chosen)
+        for batches, chosen in shared.items()
     )
     return part(Factor, name="calibration", levels=levels)
