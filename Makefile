@@ -11,7 +11,7 @@ OTHER := .venv-torch-$(TORCH)
 # The build backend is installed in an environment of its own; which of the two variables reaches it depends on pip.
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
-EXTRAS := dev,parquet,cluster
+EXTRAS := dev,parquet,cluster,tensorboard,wandb,trackio,transformers,lm-eval
 PACKAGES := lrzip chromium
 
 .PHONY: quickstart test types tests test-all test-torch cheats lint clean

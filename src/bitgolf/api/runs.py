@@ -67,9 +67,7 @@ def train(
     """
     reading, observers = ReadOptions(key, skip_null, strict), [observer] if observer else []
     given = GivenInputs(to_paths(text), optional_path(shards), optional_path(tokenizer), reading, seed, score_tokens)
-    trackers = (track,) if isinstance(track, str) else tuple(track)
-    make_trackers(trackers)  # raises before anything is written
-    options = ExecutionOptions(devices, device, _checked_stage(from_stage), resume, strict_cap, track=trackers)
+    options = ExecutionOptions(devices, device, _checked_stage(from_stage), resume, strict_cap, track=_trackers(track))
     with library_call(progress=progress):
         argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
@@ -89,6 +87,13 @@ def _checked_stage(name: str | None) -> str | None:
     if name is not None and name not in STAGE_NAMES:
         raise UsageError(f"unknown stage {name!r}", where="from_stage", hint=f"stages: {', '.join(STAGE_NAMES)}")
     return name
+
+
+def _trackers(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Trackers as a tuple. Raises `UsageError` for one that cannot be used."""
+    found = (given,) if isinstance(given, str) else tuple(given)
+    make_trackers(found)
+    return found
 
 
 def open_run(folder: AnyPath) -> RunFolder:
