@@ -58,12 +58,10 @@ def train(
 ) -> RunFolder:
     """Run a recipe, as `bitgolf run` does, and return its folder. Stages done with the same settings are reused.
 
-    recipe: a value, a name or file, or the folder of a run to continue. text: files, folders and patterns. seconds,
-    steps: limits of training; 0 means none. set: full or short path in the recipe -> value or part. from_stage: repeat
-    this stage and all later ones. quick: make the recipe a toy. progress: show messages on standard error. observer:
-    receives each event; a text that it returns stops the run. track: trackers, such as "tensorboard:FOLDER". All others
-    are the options of `bitgolf run`. A stop raises `Stopped`, an interrupt `KeyboardInterrupt`; both save a training. A
-    refused call leaves the folder as it was.
+    recipe: a value, a name or file, or the folder of a run. text: files, folders and patterns. seconds, steps: limits of
+    training; 0 means none. set: path in the recipe -> value or part. from_stage: repeat this and later stages. progress:
+    show messages. observer: receives each event; a text that it returns stops the run. All others are as the options of
+    `bitgolf run`. `Stopped` and `KeyboardInterrupt` save a training. A refused call leaves the folder as it was.
     """
     reading, observers = ReadOptions(key, skip_null, strict), [observer] if observer else []
     given = GivenInputs(to_paths(text), optional_path(shards), optional_path(tokenizer), reading, seed, score_tokens)
@@ -71,8 +69,8 @@ def train(
     with library_call(progress=progress):
         argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
-        result = run_recipe(changed, given, options, argument=argument, out=optional_path(out), observers=observers)
-    return RunFolder(Path(result.run))
+        done = run_recipe(changed, given, options, argument=argument, out=optional_path(out), observers=observers)
+    return RunFolder(Path(done.run))
 
 
 def _changed(recipe: Spec[Recipe], limits: Mapping[str, float | None], changes: Mapping[str, Any]) -> Spec[Recipe]:
