@@ -6,7 +6,9 @@ import io
 import json
 import random
 import sys
+import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from bitgolf.artifact.model import load_model
 from bitgolf.errors import BitgolfError
 from bitgolf.pipeline import coding
 from bitgolf.pipeline.coding import CodingJob, compress_file, decompress_file, text_codec
-from bitgolf.score.coding import compress
+from bitgolf.score.coding import compress, file_blocks
 from bitgolf.score.coding.bgz_format import CODED, STORED, read_sections
 from bitgolf.score.coding.coded_text import TextCodec
 from bitgolf.score.coding.compress import CompressedFile, Encoder
@@ -84,22 +86,62 @@ def test_an_empty_file_costs_its_header(artifact: Path, tmp_path: Path) -> None:
 def test_what_the_model_cannot_shorten_is_stored_block_by_block(codec: TextCodec, text: bytes) -> None:
     blocks, target = [text[:150], NOISE[:100], text[150:]], io.BytesIO()
     encoder = Encoder(codec, default_method(codec.methods), portable=False)
-    sizes = compress.compress_file(encoder, blocks, target)
+    sizes = file_blocks.compress_file(encoder, blocks, target)
     assert kinds(target.getvalue())[1:-1] == [CODED, STORED, CODED] and sizes.stored == 100
     assert sizes.bytes_in == len(text) + 100 and sizes.bytes_out == len(target.getvalue())
     assert b"".join(compress.decompress(codec, target.getvalue())) == b"".join(blocks)
+
+
+class Seen:
+    """Collects the progress of a file, in bytes."""
+
+    def __init__(self) -> None:
+        self.done = list[int]()
+
+    def __call__(self, done: int, bits: float) -> None:
+        self.done.append(done)
+
+
+def test_the_bytes_do_not_depend_on_the_threads(codec: TextCodec, text: bytes) -> None:
+    encoder = Encoder(codec, default_method(codec.methods), portable=False)
+    files, blocks = list[bytes](), [text[:100], NOISE[:50], text[100:220], text[220:]]
+    for threads in (1, 3):
+        target, seen = io.BytesIO(), Seen()
+        file_blocks.compress_file(encoder, blocks, target, threads=threads, progress=seen)
+        files.append(target.getvalue())
+        assert seen.done[-1] == max(seen.done) == len(text) + 50
+    assert files[0] == files[1]
+    texts = CompressedFile(codec, io.BytesIO(files[0])).texts(threads=3)
+    assert [b"".join(documents) for documents in texts] == blocks
+
+
+def test_an_error_in_one_thread_ends_the_others(codec: TextCodec, text: bytes) -> None:
+    encoder, done = Encoder(codec, default_method(codec.methods), portable=False), list[int]()
+
+    def blocks() -> Iterator[bytes]:
+        yield text
+        yield text
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        file_blocks.compress_file(
+            encoder, blocks(), io.BytesIO(), threads=4, progress=lambda size, bits: done.append(size)
+        )
+    count = len(done)
+    time.sleep(0.5)
+    assert len(done) <= count + 2, "blocks go on although the file is given up"
 
 
 def test_noise_is_stored_without_an_attempt(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would take minutes for each megabyte."""
     encoder = Encoder(codec, default_method(codec.methods), portable=False)
     monkeypatch.setattr(encoder, "encode", None)
-    assert compress.encode_block(encoder, NOISE)[0].kind == STORED
+    assert file_blocks.encode_block(encoder, NOISE)[0].kind == STORED
 
 
 def test_memory_does_not_depend_on_the_size(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peaks of small blocks, many and few; the model is left out, as its memory depends on rows alone."""
-    monkeypatch.setattr(compress, "LEAST_CHECKED", 0)
+    monkeypatch.setattr(file_blocks, "LEAST_CHECKED", 0)
     encoder, block = Encoder(codec, default_method(codec.methods), portable=False), NOISE[:4000]
 
     class Discarded(io.RawIOBase):
@@ -108,7 +150,7 @@ def test_memory_does_not_depend_on_the_size(codec: TextCodec, monkeypatch: pytes
 
     def peak(count: int) -> int:
         tracemalloc.start()
-        compress.compress_file(encoder, (block for _ in range(count)), Discarded())  # pyright: ignore[reportArgumentType]
+        file_blocks.compress_file(encoder, (block for _ in range(count)), Discarded())  # pyright: ignore[reportArgumentType]
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
@@ -123,7 +165,7 @@ def test_damaged_and_cut_files_are_found_before_anything_is_decoded(
     codec: TextCodec, blocks: list[bytes], data: st.DataObject
 ) -> None:
     encoder, target = Encoder(codec, default_method(codec.methods), portable=False), io.BytesIO()
-    compress.compress_file(encoder, blocks, target)
+    file_blocks.compress_file(encoder, blocks, target)
     whole = bytearray(target.getvalue())
     at = data.draw(st.integers(0, len(whole) - 1))
     match data.draw(st.sampled_from(["flip", "cut", "insert", "append", "drop"])):

@@ -21,7 +21,8 @@ from bitgolf.model.parameters import parameter_roles
 from bitgolf.quantize.encoding import encode_model
 from bitgolf.runtime.device import Device
 from bitgolf.score.coding.coded_text import TextCodec
-from bitgolf.score.coding.compress import compress, decompress, split_block
+from bitgolf.score.coding.compress import compress, decompress
+from bitgolf.score.coding.file_blocks import split_block
 from bitgolf.score.coding.open_predictor import default_method
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
@@ -121,7 +122,7 @@ def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.
 def test_files_come_back(loaded: LoadedArtifact) -> None:
     codec = TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
     data = SENTENCES[0] + b"".join(TRICKY)
-    documents = split_block(codec, data)
+    documents = split_block(codec, data, 64)
     assert documents
     coded = compress(codec, documents, method=default_method(codec.methods))
     assert b"".join(decompress(codec, coded.data)) == data

@@ -1,9 +1,8 @@
-"""The commands on an artifact: `score`, `compress`, `decompress`, `generate`, `ledger`."""
+"""The commands on an artifact: `score`, `generate`, `ledger`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,8 +28,6 @@ from bitgolf.cli.options import (
     write_output,
     write_sampled,
 )
-from bitgolf.errors import UsageError
-from bitgolf.report.display import current_display
 from bitgolf.text.read_report import ReadOptions
 
 MethodNames = Annotated[
@@ -79,70 +76,6 @@ Processes = Annotated[
         help="Number of processes, one GPU each on a GPU machine.",
     ),
 ]
-ProofFolder = Annotated[
-    Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, and write the proof to this folder.")
-]
-ProofMethod = Annotated[
-    list[str],
-    typer.Option(
-        "--with", metavar="METHOD", autocompletion=complete_method, help="Name of the method to prove, as in `score`."
-    ),
-]
-ProofSettings = Annotated[
-    list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Change a setting of the method to prove.")
-]
-ProofBytes = Annotated[
-    int,
-    typer.Option(
-        "--bytes",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_COUNT),
-        help="Number of bytes of the text to prove, from its start; 0 means all.",
-    ),
-]
-ProofSample = Annotated[
-    int,
-    typer.Option(
-        "--sample",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_COUNT),
-        help="Number of groups to restore; 0 means all.",
-    ),
-]
-ProofChallenge = Annotated[
-    str,
-    typer.Option(
-        "--challenge",
-        metavar="TEXT",
-        help="Random string from the verifier. The sampled groups are derived from it and from the commitment.",
-    ),
-]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
-ArithmeticFlag = Annotated[
-    bool | None,
-    typer.Option(
-        "--portable/--native",
-        help="Compute probabilities that are the same on every machine, or with torch, for machines of this kind only."
-        " Default: portable, except for methods that adapt.",
-        show_default=False,
-    ),
-]
-
-
-def check_json_output(target: Path, as_json: bool) -> None:
-    """Raise `UsageError` if both a file and JSON would be written to standard output."""
-    if as_json and str(target) == "-":
-        raise UsageError("the file is written to standard output already", where="--json", hint="name a file as OUT")
-
-
-def print_coded(as_json: bool, result: Any, line: str, target: Path) -> None:
-    """Print the result of coding; if the file went to standard output, as a message."""
-    if str(target) == "-":
-        current_display().message(line)
-    else:
-        print_result(as_json, result, line)
 
 
 @accepts_code
@@ -184,67 +117,6 @@ def score(
         device=device,
     )
     print_result(as_json, document, score_table(document))
-
-
-@accepts_code
-def compress(
-    artifact: ArtifactArgument,
-    source: Annotated[Path | None, typer.Argument(metavar="IN", help="The file to compress, or -.")] = None,
-    target: Annotated[Path | None, typer.Argument(metavar="OUT", help="The compressed file to write, or -.")] = None,
-    proof: ProofFolder = None,
-    text: TextOption = [],  # noqa: B006
-    key: KeyOption = "",
-    skip_null: SkipNullFlag = False,
-    strict: StrictFlag = False,
-    shards: ShardsOption = None,
-    tokenizer: ShardTokenizerOption = None,
-    methods: ProofMethod = [],  # noqa: B006
-    sets: ProofSettings = [],  # noqa: B006
-    size: ProofBytes = 0,
-    sample: ProofSample = 8,
-    challenge: ProofChallenge = "",
-    portable: ArithmeticFlag = None,
-    force: ForceFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Compress any file losslessly with the model, or prove a score.
-
-    IN and OUT may be `-` for standard input and output. What the model cannot shorten is stored as it is. Proof of a
-    score: `compress ARTIFACT --proof FOLDER --text PATH`.
-    """
-    from bitgolf.commands.artifacts import SourceText, compress_file, prove_score
-    from bitgolf.commands.tables import compression_line, proof_line
-
-    if proof and not source:
-        given = SourceText(text, shards, ReadOptions(key, skip_null, strict), tokenizer)
-        d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge, portable)
-        line = proof_line(d)
-    elif source and target and not any((proof, text, key, skip_null, strict, shards, tokenizer, methods[1:])):
-        method = methods[0] if methods else ""
-        check_json_output(target, as_json)
-        d = compress_file(artifact, source, target, method=method, edits=sets, portable=portable, force=force)
-        print_coded(as_json, d, compression_line(d), target)
-        return
-    else:
-        cause = "give IN and OUT to compress a file, or --proof FOLDER with --text or --shards"
-        raise UsageError(cause, hint="compress ARTIFACT IN OUT, or compress ARTIFACT --proof FOLDER --text PATH")
-    print_result(as_json, d, line)
-
-
-@accepts_code
-def decompress(
-    artifact: ArtifactArgument,
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A file written by `compress`, or -.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The restored file to write, or -.")],
-    force: ForceFlag = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Restore a file written by `compress`, bit for bit. Damaged files are refused before anything is written."""
-    from bitgolf.commands.artifacts import decompress_file
-
-    check_json_output(target, as_json)
-    d = decompress_file(artifact, source, target, force=force)
-    print_coded(as_json, d, f"{d.bytes_in:,} -> {d.bytes_out:,} bytes", target)
 
 
 PromptOption = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to continue.")]

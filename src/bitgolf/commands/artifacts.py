@@ -24,7 +24,8 @@ from bitgolf.report.display import current_display
 from bitgolf.report.log import RunLog
 from bitgolf.report.progress import Progress
 from bitgolf.score.coding.open_predictor import default_method
-from bitgolf.score.coding.proof import ProofTask, leading_documents, prove
+from bitgolf.score.coding.proof import prove
+from bitgolf.score.coding.proof_task import ProofTask, leading_documents
 from bitgolf.score.document_order import parse_order
 from bitgolf.score.method_selection import select_methods
 from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, ProofResult

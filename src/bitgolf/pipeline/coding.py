@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+import torch
 
 from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.config.spec import Spec
@@ -22,7 +23,7 @@ from bitgolf.files import atomic_write
 from bitgolf.report.log import RunLog
 from bitgolf.report.progress import Progress, WorkProgress, duration
 from bitgolf.runtime.launch import run_worker
-from bitgolf.score.coding import compress
+from bitgolf.score.coding import compress, file_blocks
 from bitgolf.score.coding.arithmetic import NativeArithmetic
 from bitgolf.score.coding.coded_text import TextCodec
 from bitgolf.score.coding.open_predictor import default_method
@@ -87,22 +88,25 @@ def _compress(
     target: BinaryIO,
     log: RunLog,
     portable: bool | None,
-) -> compress.FileSizes:
+) -> file_blocks.FileSizes:
     """Compress a stream. size: its bytes, 0 if it is not known."""
     encoder, work = compress.Encoder(codec, method, portable=portable), WorkProgress(log.progress, "compress", "bytes")
     if portable is None:
         report_arithmetic(encoder.arithmetic.name, encoder.method, log)
-    blocks = iter(lambda: source.read(compress.BLOCK_BYTES), b"")
+    size_of_block, threads = file_blocks.block_bytes(encoder), torch.get_num_threads()
+    blocks = iter(lambda: source.read(size_of_block), b"")
     start = next(blocks, b"")
-    if documents := compress.split_block(codec, start):
+    if documents := file_blocks.split_block(codec, start, encoder.rows):
         speed = measure_speed(encoder, documents)
-        announce("compress", speed, speed.seconds * max(size, len(start)) / max(len(start), 1), log)
+        count = max(1.0, size / len(start) / threads) if start else 1.0
+        announce("compress", speed, count * speed.seconds, log)
         work.restart(0)
 
     def report(done: int, bits: float) -> None:
         work.update(done, size, f"{bits / max(done, 1):.4f} bpb")
 
-    return compress.compress_file(encoder, chain([start] if start else [], blocks), target, report)
+    pieces = chain([start] if start else [], blocks)
+    return file_blocks.compress_file(encoder, pieces, target, threads=threads, progress=report)
 
 
 def announce(stage: str, speed: Speed, seconds: float, log: RunLog) -> None:
@@ -126,7 +130,7 @@ def decompress_bytes(codec: TextCodec, data: bytes, log: RunLog) -> list[bytes]:
 
 def _texts(file: compress.CompressedFile, log: RunLog) -> Iterator[list[bytes]]:
     work = WorkProgress(log.progress, "decompress", "bytes")
-    return file.texts(lambda done, bits: work.update(done, file.bytes))
+    return file.texts(torch.get_num_threads(), lambda done, bits: work.update(done, file.bytes))
 
 
 def compress_file(job: CodingJob) -> CompressResult:

@@ -15,15 +15,14 @@ from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
-from bitgolf.score.adapt.ngram_mixing import (
+from bitgolf.score.adapt.mixing_weights import (
     MAX_COUNT,
     PRIOR_COUNT,
     MixingWeights,
-    NGramMixing,
     jit_update_weights,
-    mix_logits,
     update_weights,
 )
+from bitgolf.score.adapt.ngram_mixing import NGramMixing, mix_logits
 from bitgolf.score.adapt.ngram_model import NGramModel
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.player import ScoringBatch

@@ -24,7 +24,8 @@ from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.coding import coded_text as coder
 from bitgolf.score.coding.bgz_format import BGZSection, SectionWriter, read_numbers, read_sections
 from bitgolf.score.coding.coded_text import MIN_PROBABILITY, TextCodec
-from bitgolf.score.coding.compress import Compressed, compress, decompress, split_block
+from bitgolf.score.coding.compress import Compressed, compress, decompress
+from bitgolf.score.coding.file_blocks import split_block
 from bitgolf.score.coding.open_predictor import CPU_FLOAT32
 from bitgolf.score.length_code import encode_lengths
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
@@ -95,14 +96,23 @@ def test_corner_cases_come_back(codec: TextCodec, data: bytes) -> None:
 
 def test_a_file_is_cut_into_documents_that_join(codec: TextCodec) -> None:
     data = TEXT[:70_000]
-    cut = split_block(codec, data)
+    cut = split_block(codec, data, 64)
     assert cut
     assert len(cut) == 4
     assert all(codec.tokenizer.decode(part).endswith(b"\n") for part in cut[:-1])
     assert b"".join(map(codec.tokenizer.decode, cut)) == data
     blank = bytes(range(33, 100)) * 2000  # no line ends
-    assert b"".join(map(codec.tokenizer.decode, split_block(codec, blank) or [])) == blank
-    assert [len(part) for part in split_block(codec, b"") or []] == [0]
+    assert b"".join(map(codec.tokenizer.decode, split_block(codec, blank, 64) or [])) == blank
+    assert [len(part) for part in split_block(codec, b"", 64) or []] == [0]
+
+
+def test_rows_that_are_dropped_change_nothing(codec: TextCodec) -> None:
+    """Documents end one after the other, so that rows are dropped within windows and between them."""
+    documents = [TEXT[i : i + 10 + 40 * i] for i in range(7)]
+    made = code(codec, documents, part(SlidingScoring, window=7, stride=3, isolated=True), rows=7)
+    assert decompress(codec, made.data) == documents
+    one = code(codec, documents, part(SlidingScoring, window=7, stride=3, isolated=True), rows=1)
+    assert made.bits == pytest.approx(one.bits, rel=1e-6)
 
 
 # ---- the predicted size ----------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ from bitgolf.score.adapt.phased_lora import PhasedLoRA
 from bitgolf.score.coding import compress, proof
 from bitgolf.score.coding.coded_text import TextCodec
 from bitgolf.score.coding.open_predictor import CPU_FLOAT32
-from bitgolf.score.coding.proof import ProofTask, Restore, group_documents, leading_documents, prove
+from bitgolf.score.coding.proof import Restore, prove
+from bitgolf.score.coding.proof_task import ProofTask, group_documents, leading_documents
 from bitgolf.score.coding.sampling import max_false_fraction, sample_groups
 from bitgolf.score.document_order import LongestFirstOrder
 from bitgolf.score.methods import SlidingScoring

@@ -31,6 +31,11 @@ class IncrementalDecoder:
         self.cache = KVCache(rows, window, self.device)
         self.prefill(dict.fromkeys(range(rows), torch.tensor([model.bos])))
 
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these (b,), which get the numbers 0 to b - 1."""
+        self.cache.keep(rows)
+        self.logits = self.logits[rows.to(self.device)]
+
     def prefill(self, contexts: Mapping[int, Tensor]) -> None:
         """Reset rows, and process their contexts, (n,) tokens each, in one forward pass. Updates `logits`.
 

@@ -43,6 +43,15 @@ class KVCache:
         for state in self.recurrent_state.values():
             state[rows.to(state.device)] = 0
 
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these (b,), which get the numbers 0 to b - 1."""
+        self.lengths, self.oldest, self.offsets = self.lengths[rows], self.oldest[rows], self.offsets[rows]
+        own = rows.to(self.ids.device)
+        self.ids = self.ids[own]
+        for states in (self.buffers, self.recurrent_state):
+            for key, values in states.items():
+                states[key] = values[own]
+
     def evict(self, rows: Tensor, counts: Tensor, window: int) -> None:
         """Make space for `counts` more tokens in rows (b,). Tokens that then leave the window become invalid.
 

@@ -1,17 +1,14 @@
-"""Lossless compression with a model, of documents and of files of any kind and size.
+"""Lossless compression of documents with a model, and decompression.
 
 The size of compressed documents proves a score: the predicted bits are those of the referee's score with the same
 method; plain windows have isolated documents. The model runs on the CPU in float32, on whatever device it was trained
-or scored. A file is cut into blocks, so memory does not depend on its size; a block that the model would not shorten is
-stored. The file format is described in `bgz_format`.
+or scored. `file_blocks` has the compression of files of any kind and size, `bgz_format` the file format.
 """
 
 from __future__ import annotations
 
 import io
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -37,16 +34,12 @@ from bitgolf.score.coding.bgz_format import (
     parse_header,
     read_sections,
 )
+from bitgolf.score.coding.block_threads import ByteProgress, SharedProgress, can_share_model, in_order, no_progress
 from bitgolf.score.coding.coded_text import CodingTask, TextCodec, decode_text, encode_text
 from bitgolf.score.coding.former_format import VERSIONS, read_former
-from bitgolf.score.coding.open_predictor import num_rows
+from bitgolf.score.coding.open_predictor import default_rows, num_rows
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.tokens.tokenizer import Ids
-
-BLOCK_BYTES = 1 << 20  # of a file
-MIN_PART_BYTES = 16_384  # a part of a block is a document, coded in a row of its own
-ROWS = 64
-LEAST_CHECKED = 4_096  # bytes of a block that is not coded if DEFLATE does not shorten it
 
 
 class Compressed(NamedTuple):
@@ -58,32 +51,19 @@ class Compressed(NamedTuple):
     arithmetic: str
 
 
-class FileSizes(NamedTuple):
-    """What became of a file. bits: predicted, 8 for each stored byte. stored: bytes that the model did not shorten."""
-
-    bytes_in: int
-    bytes_out: int
-    bits: float
-    stored: int
-    arithmetic: str
-
-
-ByteProgress = Callable[[int, float], None]
-"""Called with the bytes of the file that are done and their bits so far."""
-
-
 class Encoder:
     """Encodes texts, lists of documents, to sections of one file.
 
-    rows: documents coded side by side. portable: the arithmetic, see `choose_arithmetic`. Raises `UsageError` if a
-    decoder cannot reconstruct the method, if it has no form in this arithmetic, or if there are too many rows.
+    rows: most documents coded side by side, None for `default_rows`. portable: the arithmetic, see
+    `choose_arithmetic`. Raises `UsageError` if a decoder cannot reconstruct the method, if it has no form in this arithmetic, or if there are too many rows.
     """
 
     def __init__(
-        self, codec: TextCodec, method: Spec[ScoringMethod], *, rows: int = ROWS, portable: bool | None = None
+        self, codec: TextCodec, method: Spec[ScoringMethod], *, rows: int | None = None, portable: bool | None = None
     ) -> None:
-        self.codec, self.method, self.rows = codec, method(), rows
+        self.codec, self.method = codec, method()
         self.arithmetic = choose_arithmetic(self.method, portable)
+        self.rows = rows = default_rows(codec.model, self.method.window) if rows is None else rows
         check_rows(num_rows(self.method, rows, rows), self.method)
         self.header = header_section(codec, self.arithmetic, method, rows)
 
@@ -110,7 +90,7 @@ def compress(
     documents: Sequence[Ids],
     *,
     method: Spec[ScoringMethod],
-    rows: int = ROWS,
+    rows: int | None = None,
     portable: bool | None = None,
     progress: ProgressCallback | None = None,
 ) -> Compressed:
@@ -126,49 +106,6 @@ def compress(
         writer.add(section)
     writer.add(BGZSection(END, b""))
     return Compressed(target.getvalue(), bits, tokens, encoder.arithmetic.name)
-
-
-def compress_file(
-    encoder: Encoder, blocks: Iterable[bytes], target: BinaryIO, progress: ByteProgress = lambda done, bits: None
-) -> FileSizes:
-    """Compress a file that is given in blocks, one after the other."""
-    writer, done, bits, stored = SectionWriter(target), 0, 0.0, 0
-    writer.add(encoder.header)
-    for block in blocks:
-        section, own = encode_block(encoder, block, _of_block(progress, done, bits, len(block)))
-        writer.add(section)
-        done, bits, stored = done + len(block), bits + own, stored + len(block) * (section.kind == STORED)
-        progress(done, bits)
-    writer.add(BGZSection(END, b""))
-    return FileSizes(done, writer.written, bits, stored, encoder.arithmetic.name)
-
-
-def encode_block(encoder: Encoder, block: bytes, progress: ProgressCallback | None = None) -> tuple[BGZSection, float]:
-    """The section of a block and its bits: coded, or stored if that is not longer.
-
-    A block is stored without an attempt if DEFLATE does not shorten it, as models of text then do not, or if its tokens
-    do not restore it.
-    """
-    stored = BGZSection(STORED, block), 8.0 * len(block)
-    if len(block) >= LEAST_CHECKED and len(zlib.compress(block, 1)) >= len(block):
-        return stored
-    documents = split_block(encoder.codec, block)
-    if documents is None:
-        return stored
-    section, bits, _ = encoder.encode(documents, progress)
-    return (section, bits) if len(section.body) < len(block) else stored
-
-
-def split_block(codec: TextCodec, block: bytes) -> list[Ids] | None:
-    """The tokens of a block as up to `ROWS` documents, cut at a line end if there is one nearby; None if they are lossy."""
-    count = max(1, min(ROWS, len(block) // MIN_PART_BYTES))
-    near = [len(block) * i // count for i in range(1, count)]
-    cuts = [0, *(block.find(b"\n", at, at + MIN_PART_BYTES // 4) + 1 or at for at in near), len(block)]
-    parts = [block[a:b] for a, b in pairwise(cuts)]
-    documents = codec.tokenizer.encode_documents(parts)
-    bos = codec.model.bos
-    restored = all(codec.tokenizer.decode(d) == part for d, part in zip(documents, parts, strict=True))
-    return documents if restored and not any((d == bos).any() for d in documents) else None
 
 
 # ---- decompression ---------------------------------------------------------------------------------------------------
@@ -210,30 +147,33 @@ class CompressedFile:
                 size += len(section.body)
         return header, size
 
-    def texts(self, progress: ByteProgress = lambda done, bits: None) -> Iterator[list[bytes]]:
-        """Yield the documents of one section after the other.
+    def texts(self, threads: int = 1, progress: ByteProgress = no_progress) -> Iterator[list[bytes]]:
+        """Yield the documents of one section after the other. threads: sections that are decoded at a time.
 
         Raises `CorruptFileError` if they are not the ones that were compressed, and `BitgolfError` if this machine
         computes other probabilities. Wrong bytes are never returned.
         """
+        shared = SharedProgress(progress)
         if self._former:
-            yield self._decoded(self._former, 0, progress)
+            yield self._decoded(self._former, shared)
             return
-        done = 0
-        for section in read_sections(self._source, self.size):
-            if section.kind == CODED:
-                yield (found := self._decoded(parse_coded(self.codec, self.header, section.body), done, progress))
-                done += sum(map(len, found))
-            elif section.kind == STORED:
-                yield [section.body]
-                done += len(section.body)
-            progress(done, 0.0)
 
-    def _decoded(self, section: CodedSection, done: int, progress: ByteProgress) -> list[bytes]:
-        """The documents of a section. done: bytes before it."""
+        def restored(section: BGZSection) -> list[bytes]:
+            if section.kind == CODED:
+                return self._decoded(parse_coded(self.codec, self.header, section.body), shared)
+            shared.finish(len(section.body), 0.0)
+            return [section.body] if section.kind == STORED else []
+
+        sections = read_sections(self._source, self.size)
+        threads = threads if can_share_model(self.header.method) else 1
+        yield from filter(None, in_order(restored, sections, threads, shared.stop))
+
+    def _decoded(self, section: CodedSection, progress: SharedProgress) -> list[bytes]:
+        """The documents of a section."""
         hint, codec = _hint(self.header), self.codec
-        report = _of_block(progress, done, 0.0, section.bytes)
+        report = progress.of_block(section.bytes)
         ids = decode_text(section.task, section.checksums, section.payload, hint, report)
+        progress.finish(section.bytes, 0.0)
         texts = [codec.tokenizer.decode(np.array(document, np.int32)) for document in ids]
         if sum(map(len, texts)) != section.bytes or documents_digest(texts) != section.digest:
             size = sum(map(len, texts))
@@ -242,15 +182,10 @@ class CompressedFile:
         return texts
 
 
-def decompress(codec: TextCodec, data: bytes, progress: ByteProgress = lambda done, bits: None) -> list[bytes]:
+def decompress(codec: TextCodec, data: bytes, progress: ByteProgress = no_progress) -> list[bytes]:
     """The documents that were compressed. Raises the errors of `CompressedFile` and its `texts`."""
     file = CompressedFile(codec, io.BytesIO(data))
-    return [text for texts in file.texts(progress) for text in texts]
-
-
-def _of_block(progress: ByteProgress, done: int, bits: float, size: int) -> ProgressCallback:
-    """A callback for a block of `size` bytes, before which `done` bytes had `bits` bits."""
-    return lambda tokens, count, own: progress(done + size * tokens // max(count, 1), bits + own)
+    return [text for texts in file.texts(progress=progress) for text in texts]
 
 
 def _hint(header: BGZHeader) -> str:

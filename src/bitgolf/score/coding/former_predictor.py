@@ -1,15 +1,42 @@
-"""The predictor of files of formats 3 and 4 that were coded with `DocumentLoRA`; `player_predictor` replaced it."""
+"""The predictors of files of formats 3 and 4, in which a document goes on until its end is decoded."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from bitgolf.model.lm import LM
 from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.coding.predictor import MAX_TARGETS, DocumentPredictor, DocumentState
-from bitgolf.score.methods import ScoringWindow
+from bitgolf.score.methods import ScoringMethod, ScoringWindow
 from bitgolf.score.player import ScoringBatch
+
+
+class FormerPredictor(DocumentPredictor):
+    """Plain windows. When half of the rows have no document, the others are read again, not copied."""
+
+    def __init__(self, model: LM, method: ScoringMethod, documents: int, rows: int) -> None:
+        super().__init__(model, method, [MAX_TARGETS] * documents, rows)
+
+    def _advance(self, tokens: Tensor) -> None:
+        """Read `tokens` (rows,), -1 for none. Rows whose window is complete start their next window or document."""
+        complete = [i for i, row in self.active if not row.needs_token]
+        for i in complete:
+            self._next_window(i)
+        if 0 < 2 * sum(row is not None for row in self.rows) <= len(self.rows):
+            self._compact_rows()
+            return
+        if bool((tokens >= 0).any()):
+            self.reader.step(tokens)
+        if contexts := {i: row.context for i in complete if (row := self.rows[i])}:
+            self.reader.prefill(contexts)
+
+    def _compact_rows(self) -> None:
+        """Remove the rows without a document, once they are half of all rows and no document is waiting."""
+        self.rows = [row for row in self.rows if row]
+        self.reader = self._reader(len(self.rows))
+        self.reader.prefill({i: row.context for i, row in enumerate(self.rows) if row})
 
 
 class FormerLoRAPredictor(DocumentPredictor):
