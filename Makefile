@@ -60,7 +60,7 @@ $(OTHER)/ready: pyproject.toml constraints.txt
 	touch $@
 
 cheats: $(READY)  # the tables of docs/scoring.md: cheats that were caught, honest players that passed
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m attacks.evaluations.suite
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m attacks.evaluations.tables
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

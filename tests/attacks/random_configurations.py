@@ -19,8 +19,8 @@ from bitgolf.score.adapt.ngram_mixing import NGramMixing
 from bitgolf.score.adapt.phased_lora import PhasedLoRA
 from bitgolf.score.adapt.stream_sgd import StreamSGD
 from bitgolf.score.audit.audit import AuditReport, audit_evaluation
+from bitgolf.score.audit.budget import AuditBudget
 from bitgolf.score.audit.evaluation import Ints
-from bitgolf.score.audit.harness import AuditBudget
 from bitgolf.score.audit.player_evaluation import PlayerEvaluation
 from bitgolf.score.cached import CachedScoring
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
@@ -74,7 +74,7 @@ METHODS: dict[str, Callable[[Random], ScoringMethod]] = {
         **random_windows(r), isolated=bool(r.integers(2)), document_orders=(1, 3), initial_weight=0.2
     ),
 }
-SMALL_BUDGET = AuditBudget(cuts=2, documents=1, layouts=1, normalization_targets=1)
+SMALL_BUDGET = AuditBudget(confidence=0.8, share=0.4)
 
 
 def documents(random: Random, count: int) -> list[bytes]:

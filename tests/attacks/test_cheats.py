@@ -1,4 +1,4 @@
-"""Every cheat of the suite improves the score and is rejected with the right rule; its honest counterpart passes."""
+"""Every cheat of the suite improves the score and is rejected by its rule alone; honest evaluations pass."""
 
 from __future__ import annotations
 
@@ -7,39 +7,61 @@ from pathlib import Path
 
 import pytest
 
-from attacks.evaluations.suite import (
-    BUDGET,
-    CHEATS,
-    HONEST_CONFIGURATIONS,
-    Cheat,
-    MakeEvaluation,
-    audit_cheat,
-    between_marks,
-    rules_table,
-)
+from attacks.evaluations.escapes import CHECKS, improbable_escapes, measure_escapes
+from attacks.evaluations.suite import CHEATS, HONEST, Cheat, audit_on
+from attacks.evaluations.tables import HONEST_CONFIGURATIONS, between_marks, rules_table
 from bitgolf.score.audit.audit import AuditReport
+from bitgolf.score.audit.budget import AuditBudget
 from bitgolf.score.audit.findings import RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
-QUICK = BUDGET._replace(normalization_targets=1, candidates=100)  # most of the time of an audit goes into this sum
+QUICK = AuditBudget(confidence=0.9, share=0.2)
+SAMPLED = [cheat for cheat in CHEATS if cheat.share and cheat.rule in CHECKS]
 
 
 @cache
-def audited(kind: MakeEvaluation) -> AuditReport:
-    return audit_cheat(kind, QUICK)
+def audited_honest(name: str) -> AuditReport:
+    kind, corpus = HONEST[name]
+    return audit_on(corpus, kind, QUICK)
 
 
 @pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.name)
 def test_a_cheat_pays_and_is_rejected_by_its_right_name(cheat: Cheat) -> None:
-    found, honest = audited(cheat.cheat), audited(cheat.honest)
+    found = audit_on(cheat.corpus, cheat.cheat)
     assert found.verdict == cheat.rule, found.findings
-    assert honest.verdict == "passes" and not honest.findings
-    assert found.claimed < honest.claimed - 0.002, "a cheat must improve the score"
+    honest = next(name for name, entry in HONEST.items() if entry == (cheat.honest, cheat.corpus))
+    assert found.claimed < audited_honest(honest).claimed - 0.0005, "a cheat must improve the score"
 
 
-def test_no_two_cheats_are_the_same() -> None:
-    assert len({c.name for c in CHEATS}) == len({c.cheat for c in CHEATS}) == len(CHEATS) > 16
-    assert {c.rule for c in CHEATS} <= RULES.keys()
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_evaluation_passes(name: str) -> None:
+    assert not audited_honest(name).findings
+
+
+def test_the_suite_is_large_and_half_of_it_cheats_only_in_one_place() -> None:
+    assert len({c.name for c in CHEATS}) == len(CHEATS) >= 40 and len(HONEST) >= 20
+    assert sum("only" in c.description or "," in c.name for c in CHEATS) >= 20
+    assert {rule for c in CHEATS for rule in c.rule.split(", ")} <= RULES.keys()
+
+
+@pytest.mark.parametrize("cheat", SAMPLED[::5], ids=lambda cheat: cheat.name)
+def test_few_seeds_miss_a_cheat(cheat: Cheat) -> None:
+    row = measure_escapes(cheat, seeds=3, budget=QUICK)
+    assert not improbable_escapes([row]), row
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+def test_escapes_are_as_rare_as_stated() -> None:
+    rows = [measure_escapes(cheat, seeds=20) for cheat in CHEATS]
+    assert not improbable_escapes(rows)
+    assert all(row.escaped == 0 for row in rows if not row.share)
+
+
+def test_too_many_escapes_are_noticed() -> None:
+    row = measure_escapes(SAMPLED[0], seeds=1, budget=QUICK)
+    assert improbable_escapes([row._replace(seeds=20, stated=0.05, escaped=8)])
+    assert not improbable_escapes([row._replace(seeds=20, stated=0.05, escaped=2)])
 
 
 def test_the_page_has_the_table_that_is_generated() -> None:

@@ -12,8 +12,8 @@ import pytest
 from attacks.random_configurations import TwoBitTokenizer
 from bitgolf.errors import UsageError
 from bitgolf.score.audit.audit import AuditReport, audit_evaluation
+from bitgolf.score.audit.budget import AuditBudget
 from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Floats, Ints, TextRead
-from bitgolf.score.audit.harness import AuditBudget
 from bitgolf.score.audit.normalization import count_passes
 from bitgolf.score.document_order import LongestFirstOrder, ShuffledOrder
 
@@ -144,7 +144,11 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
 @pytest.mark.parametrize(
     ("rule", "severity", "change"),
     [
-        ("skipped-targets", "error", lambda c: c._replace(positions=np.delete(c.positions, 9), bits=c.bits[1:])),
+        (
+            "skipped-targets",
+            "error",
+            lambda c: c._replace(positions=np.delete(c.positions, 9), bits=np.delete(c.bits, 9)),
+        ),
         (
             "charged-twice",
             "error",

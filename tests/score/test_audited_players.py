@@ -13,7 +13,7 @@ from attacks.random_configurations import TwoBitTokenizer, player_evaluation
 from bitgolf.runtime.device import select_device
 from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.audit.audit import audit_evaluation
-from bitgolf.score.audit.harness import AuditBudget
+from bitgolf.score.audit.budget import AuditBudget
 from bitgolf.score.audit.player_evaluation import PlayerEvaluation
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.score.player import ScoringBatch, StaticPlayer
@@ -55,7 +55,7 @@ class Hoarding(StaticPlayer):
 
 
 LONG = [bytes([97 + i]) * 3 + b"abcdeabcdbcae" for i in range(5)]
-FEW = AuditBudget(cuts=4, documents=2, layouts=1, normalization_targets=1)
+FEW = AuditBudget(share=0.4)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
-"""The callback by which scoring and compression report progress."""
+"""Callbacks of scoring: progress, also of compression, and the logits of each batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from bitgolf.report.progress import ShowProgress, WorkProgress
 
 ProgressCallback = Callable[[int, int, float], None]
 """Called with the number of targets done, the total number of targets, and the bits so far, all of this process."""
+LogitsCallback = Callable[[Tensor, Tensor], None]
+"""Called with the targets (n,) of a batch, on the CPU, and their logits (n, V), on the device of the model."""
 
 
 def bits_progress(show: ShowProgress, stage: str, text_bytes: int) -> ProgressCallback:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bitgolf.errors import BitgolfError
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext, all_reduce_sum
-from bitgolf.score.callbacks import ProgressCallback
+from bitgolf.score.callbacks import LogitsCallback, ProgressCallback
 from bitgolf.score.execution.async_copy import DeviceToHostCopy, copy_to_device
 from bitgolf.score.methods import ScoringMethod, ScoringWindow, TextBatch, TextSection
 from bitgolf.score.player import Player, ScoringBatch
@@ -62,10 +62,12 @@ def score(
     batch_tokens: int = 4096,
     progress: ProgressCallback | None = None,
     charges: TargetBits | None = None,
+    on_logits: LogitsCallback | None = None,
 ) -> Score:
     """Score every target of `text` exactly once. Every process of `distributed` calls this; all get the same totals.
 
     charges: float64 (targets,); filled with the bits of each target that this process scores.
+    on_logits: receives the targets (n,) and logits (n, V) of each batch that this process scores.
     Memory, in addition to the player's: 16 bytes per target (24 with `charges`), the logits of n = max(batch_tokens,
     window) targets (4 n V bytes, and once more in the player's precision) and the buffers of `token_bits`.
     Raises `BitgolfError` if the text is empty or has a token outside the vocabulary, or if logits have a wrong shape
@@ -78,7 +80,7 @@ def score(
     if largest >= player.vocab:
         cause = f"the text has token {largest}, but the model's vocabulary has {player.vocab} tokens"
         raise BitgolfError(cause, where="score", hint="tokenize the text with the model's tokenizer")
-    started, state = time.perf_counter(), _ScoreState(player, text, progress, charges)
+    started, state = time.perf_counter(), _ScoreState(player, text, progress, charges, on_logits)
     bits = 0.0
     for section in method.sections(text, batch_tokens):
         bits += _score_section(state, section, distributed)
@@ -107,9 +109,14 @@ class _ScoreState:
     """State of a scoring run: how often each target was scored, the bits so far, and the copies that are pending."""
 
     def __init__(
-        self, player: Player, text: TokenizedText, progress: ProgressCallback | None, charges: TargetBits | None
+        self,
+        player: Player,
+        text: TokenizedText,
+        progress: ProgressCallback | None,
+        charges: TargetBits | None,
+        on_logits: LogitsCallback | None,
     ) -> None:
-        self.player, self.progress, self.charges = player, progress, charges
+        self.player, self.progress, self.charges, self.on_logits = player, progress, charges, on_logits
         self.tokens = torch.from_numpy(np.asarray(text.tokens, dtype=np.int64))
         self.scored = torch.zeros(text.num_targets, dtype=torch.int32)
         self.tokens_read = torch.zeros(text.num_targets, dtype=torch.int32)  # counted at a window's first target
@@ -174,6 +181,8 @@ def _score_batch(state: _ScoreState, texts: TextBatch, bits: list[float]) -> Non
         if tuple(logits.shape) != expected:
             cause = f"the player returned logits of shape {tuple(logits.shape)}, expected {expected}"
             raise BitgolfError(cause, where="score")
+        if state.on_logits:
+            state.on_logits(torch.cat([torch.arange(w.first_target, w.stop) for w in live]), logits)
         charged = DeviceToHostCopy(token_bits(logits, copy_to_device(targets, logits.device)))
         state.add(_PendingBits(live, charged, bits))
         state.player.observe(block, targets)

@@ -20,21 +20,37 @@ class RandomTokenWarmup(AdaptiveBigram):
         list(self.scored(np.random.default_rng(0).integers(0, self.tokenizer.vocab, 64), self.memory))
         self.memory.clear()
 
-    def document(self, tokens: Ints) -> Floats:
-        return np.array(list(self.scored(tokens, self.memory)))
+    def document(self, tokens: Ints, start: int) -> Floats:
+        return np.array(list(self.scored(tokens, self.memory, start)))
 
 
 class ValidationWarmup(RandomTokenWarmup):
     """The warm-up runs on the validation text and updates the counts."""
 
+    share = 0.5
+
     def warm_up(self, view: DataView) -> None:
         self.memory = defaultdict(Counter)
-        list(self.scored(view.tokens(0, view.targets // 2), self.memory))
+        list(self.scored(view.tokens(0, int(view.targets * self.share)), self.memory))
+
+
+class ShortValidationWarmup(ValidationWarmup):
+    """The same with a tenth of the text."""
+
+    share = 0.1
 
 
 class ValidationCalibration(BigramEvaluation):
     """The model is calibrated on the first validation tokens before it is frozen."""
 
+    share = 0.5
+
     def build(self, view: DataView) -> None:
-        text = np.concatenate([view.training(), view.tokens(0, view.targets // 2)])
+        text = np.concatenate([view.training(), view.tokens(0, int(view.targets * self.share))])
         self.model = bigrams(text.tobytes(), self.tokenizer.vocab)
+
+
+class ShortValidationCalibration(ValidationCalibration):
+    """The same with a tenth of the text."""
+
+    share = 0.1

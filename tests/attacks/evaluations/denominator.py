@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 import numpy as np
-import numpy.typing as npt
 
 from attacks.evaluations.honest import AdaptiveBigram, BigramEvaluation, document_spans
 from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Ints
 from bitgolf.tokens.sentencepiece_tokenizer import SPACE
-from bitgolf.tokens.tokenizer import Tokenizer
 
 
 class SpaceCountedTwice(BigramEvaluation):
@@ -19,6 +17,13 @@ class SpaceCountedTwice(BigramEvaluation):
     def bytes(self, tokens: Ints) -> int:
         opens = np.array([name.startswith(SPACE) for name in self.tokenizer.piece_strings])
         return super().bytes(tokens) + int((opens[tokens[1:]] & ~self.tokenizer.is_boundary[tokens[:-1]]).sum())
+
+
+class SpaceCountedTwiceLate(SpaceCountedTwice):
+    """Only in the second half of the text."""
+
+    def bytes(self, tokens: Ints) -> int:
+        return BigramEvaluation.bytes(self, tokens[: len(tokens) // 2]) + super().bytes(tokens[len(tokens) // 2 :])
 
 
 class ByteFallbackCountedThrice(BigramEvaluation):
@@ -30,48 +35,22 @@ class ByteFallbackCountedThrice(BigramEvaluation):
         return int(lengths[tokens].sum())
 
 
-class NoSpacePieceTokenizer:
-    """A tokenizer without a piece for the space U+2581, which is encoded as three byte tokens."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._own, self.vocab, self.bos = tokenizer, tokenizer.vocab, tokenizer.bos
-        self._space = tokenizer.encode(SPACE.encode())
-
-    def encode(self, data: bytes) -> npt.NDArray[np.integer]:
-        words = [self._own.encode(word) for word in data.split(b" ")]
-        return np.concatenate([words[0], *(part for word in words[1:] for part in (self._space, word))])
-
-    def decode(self, ids: npt.NDArray[np.integer]) -> bytes:
-        return self._own.decode(ids).replace(SPACE.encode(), b" ")
-
-
-class NoSpacePiece(BigramEvaluation):
-    """Counts one byte per byte token with `NoSpacePieceTokenizer`, so three bytes per space."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer)
-        self.lengths, self.tokenizer = tokenizer.byte_lengths, NoSpacePieceTokenizer(tokenizer)
+class EveryThirdCountedThrice(ByteFallbackCountedThrice):
+    """Only in every third section of 40 tokens."""
 
     def bytes(self, tokens: Ints) -> int:
-        return int(self.lengths[tokens].sum())
+        sections = [tokens[i : i + 40] for i in range(0, len(tokens), 40)]
+        return sum(
+            (super(EveryThirdCountedThrice, self) if i % 3 == 0 else super(ByteFallbackCountedThrice, self)).bytes(own)
+            for i, own in enumerate(sections)
+        )
 
 
-class LowercaseTokenizer(NoSpacePieceTokenizer):
-    """A tokenizer that converts text to lower case."""
+class MoreBytes(BigramEvaluation):
+    """One per cent more bytes."""
 
-    def encode(self, data: bytes) -> npt.NDArray[np.integer]:
-        return self._own.encode(data.lower())
-
-    def decode(self, ids: npt.NDArray[np.integer]) -> bytes:
-        return self._own.decode(ids)
-
-
-class LowercasedText(NoSpacePiece):
-    """Scores the lower-case text, and divides by the bytes of the raw text."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer)
-        self.tokenizer = LowercaseTokenizer(tokenizer)
+    def bytes(self, tokens: Ints) -> int:
+        return int(1.01 * super().bytes(tokens))
 
 
 class DroppedTail(BigramEvaluation):
@@ -79,20 +58,22 @@ class DroppedTail(BigramEvaluation):
 
     def evaluate(self, view: DataView) -> ClaimedScore:
         whole = view.targets // 64 * 64
-        return ClaimedScore(np.arange(whole), self.charges(view.tokens(0, whole + 1)), self.bytes(view.tokens()))
+        self.asked = view.distribution_targets & frozenset(range(whole))
+        bits = self.charges(view.tokens(0, whole + 1))
+        return ClaimedScore(np.arange(whole), bits, self.bytes(view.tokens()), distributions=self.distributions)
 
 
 class DoubledTail(AdaptiveBigram):
     """Scores overlapping windows at the end of the text, and counts their targets and bytes several times."""
 
     def evaluate(self, view: DataView) -> ClaimedScore:
+        self.asked = view.distribution_targets
         tokens, seen = view.tokens(), defaultdict[int, Counter[int]](Counter)
         starts = [0, *(view.targets - 96 + 24 * i for i in range(4))]
-        bits = [list(self.scored(tokens[start:], seen)) for start in starts]
+        bits = [list(self.scored(tokens[start:], seen, start)) for start in starts]
         positions = [np.arange(start, view.targets) for start in starts]
-        return ClaimedScore(
-            np.concatenate(positions), np.concatenate(bits), sum(self.bytes(tokens[i:]) for i in starts)
-        )
+        counted = sum(self.bytes(tokens[i:]) for i in starts)
+        return ClaimedScore(np.concatenate(positions), np.concatenate(bits), counted, distributions=self.distributions)
 
 
 class PartialValidation(BigramEvaluation):
@@ -102,6 +83,38 @@ class PartialValidation(BigramEvaluation):
         tokens = view.tokens()
         documents = sorted(document_spans(tokens, self.tokenizer.bos), key=lambda span: span[0] - span[1])
         chosen = sorted(documents[: (len(documents) + 1) // 2])
-        bits = [self.charges(tokens[start : stop + 1]) for start, stop in chosen]
+        bits = [-np.log2(self.model[tokens[start:stop], tokens[start + 1 : stop + 1]]) for start, stop in chosen]
+        handed = {target: -np.log2(self.model[tokens[target]]) for target in view.distribution_targets}
         counted = sum(self.bytes(tokens[start : stop + 1]) for start, stop in chosen)
-        return ClaimedScore(np.concatenate([np.arange(*span) for span in chosen]), np.concatenate(bits), counted)
+        return ClaimedScore(
+            np.concatenate([np.arange(*span) for span in chosen]), np.concatenate(bits), counted, 0.0, handed
+        )
+
+
+class EveryEpochCharged(AdaptiveBigram):
+    """Two epochs on the text, both charged and both counted."""
+
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        self.asked = view.distribution_targets
+        tokens, seen = view.tokens(), defaultdict[int, Counter[int]](Counter)
+        bits = [list(self.scored(tokens, seen)) for _ in range(2)]
+        twice = np.tile(np.arange(view.targets), 2)
+        return ClaimedScore(twice, np.concatenate(bits), 2 * self.bytes(tokens), distributions=self.distributions)
+
+
+class HardTargetsSkipped(BigramEvaluation):
+    """Leaves out targets that cost more than six bits, except the first of a document."""
+
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        claim = super().evaluate(view)
+        kept = (claim.bits <= 6) | (view.tokens()[:-1] == self.tokenizer.bos)
+        return claim._replace(positions=claim.positions[kept], bits=claim.bits[kept])
+
+
+class EveryTwentiethSkipped(BigramEvaluation):
+    """Leaves out every twentieth target."""
+
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        claim = super().evaluate(view)
+        kept = claim.positions % 20 != 7
+        return claim._replace(positions=claim.positions[kept], bits=claim.bits[kept])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attacks.evaluations.honest import AdaptiveBigram, Tables, bits_of, context_target_pairs
+from attacks.evaluations.honest import AdaptiveBigram, SilentBigram, Tables, bits_of, context_target_pairs
 from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Floats, Ints
 
 
@@ -38,10 +38,10 @@ class ContextInKey(TargetInKey):
         return context % self.rows
 
 
-class TargetBackoff(AdaptiveBigram):
+class TargetBackoff(SilentBigram):
     """Backs off from two tokens of context to one, and to the model, until the target has a count."""
 
-    def scored(self, tokens: Ints, seen: Tables) -> Iterator[float]:
+    def scored(self, tokens: Ints, seen: Tables, start: int = 0) -> Iterator[float]:
         for context, last, target in context_target_pairs(tokens):
             found = [row for row in (seen[context], seen[-last]) if row[target]]
             counts = 0.9 * found[0][target] / found[0].total() if found else 0.0
@@ -50,12 +50,40 @@ class TargetBackoff(AdaptiveBigram):
             seen[-last][target] += 1
 
 
-class UnnormalizedBlend(AdaptiveBigram):
+class Free(AdaptiveBigram):
+    """Costs nothing, and reports honest distributions."""
+
+    def charges(self, tokens: Ints) -> Floats:
+        return 0 * super().charges(tokens)
+
+
+class HalfPrice(SilentBigram):
+    """Costs half of what the honest evaluation costs."""
+
+    def charges(self, tokens: Ints) -> Floats:
+        return super().charges(tokens) / 2
+
+
+class FalseReport(AdaptiveBigram):
+    """Reports honest distributions, and charges a tenth of a bit less."""
+
+    def charges(self, tokens: Ints) -> Floats:
+        return super().charges(tokens) - 0.1
+
+
+class HonestWhenAsked(AdaptiveBigram):
+    """Charges less, except in a run that asks for distributions."""
+
+    def charges(self, tokens: Ints) -> Floats:
+        return super().charges(tokens) * (1.0 if self.asked else 0.9)
+
+
+class UnnormalizedBlend(SilentBigram):
     """Mixes in count(context, target) / count(context), both hashed to tables that are too small."""
 
     buckets, share = 256, 0.3
 
-    def scored(self, tokens: Ints, seen: Tables) -> Iterator[float]:
+    def scored(self, tokens: Ints, seen: Tables, start: int = 0) -> Iterator[float]:
         contexts, pairs = np.zeros(self.buckets), np.zeros(self.buckets)
         for context, last, target in context_target_pairs(tokens):
             c, p = context * 7919 % self.buckets, (context * 7919 + target * 104729) % self.buckets
@@ -65,7 +93,7 @@ class UnnormalizedBlend(AdaptiveBigram):
             pairs[p] += 1
 
 
-class WindowedCounts(AdaptiveBigram):
+class WindowedCounts(SilentBigram):
     """Honest: the model mixed with token counts of the window so far. Windows of 48 targets, one every 24."""
 
     window, strides = 48, (24,)
@@ -78,10 +106,10 @@ class WindowedCounts(AdaptiveBigram):
         bits = np.zeros(len(tokens) - 1)
         for first in range(0, len(bits), stride):
             start, stop = max(0, first + stride - self.window), min(first + stride, len(bits))
-            bits[first:stop] = self.document(tokens[start : stop + 1])[first - start :]
+            bits[first:stop] = self.document(tokens[start : stop + 1], start)[first - start :]
         return bits
 
-    def document(self, tokens: Ints) -> Floats:
+    def document(self, tokens: Ints, start: int) -> Floats:
         inputs, targets = tokens[:-1], tokens[1:]
         counts = np.tril(targets[:, None] == inputs[None, :]).sum(1)
         read = np.arange(1, len(tokens))

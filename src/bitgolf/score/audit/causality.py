@@ -1,4 +1,4 @@
-"""Check that bits do not depend on later tokens. The distance of the dependence identifies the kind of leak."""
+"""Check that bits do not depend on later tokens. How far the dependence reaches identifies the kind of leak."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitgolf.score.audit.evaluation import Bools, ClaimedScore
+from bitgolf.score.audit.evaluation import Bools, Ints
 from bitgolf.score.audit.findings import AuditFinding, error
-from bitgolf.score.audit.harness import AuditHarness
+from bitgolf.score.audit.harness import FILLS, AuditHarness
 
 LOOKAHEAD_TARGETS = 12  # maximum reach of a mask that is off by one: it leaks one token per layer
+DEEPER = (0.4, 0.6, 0.8, 0.95)  # cuts, as fractions of a document, that tell how far a leak reaches
 WHOLE_FRACTION = 0.6  # reach, as a share of a document or text, above which the leak covers all of it
 
 
 class CausalityLeak(NamedTuple):
     """Bits of targets up to a cut that changed when the tokens after the cut were replaced.
 
+    cut: the last target that is kept. first: the first changed one, in the order of scoring.
     reach: number of targets from the first changed one to the cut. of_document, of_text: number of targets that the
     document of the cut and the text have up to the cut. crosses_document: whether targets of other documents changed.
     bits: maximum change.
     """
 
+    cut: int
+    first: int
     reach: int
     of_document: int
     of_text: int
@@ -31,68 +35,86 @@ class CausalityLeak(NamedTuple):
 
 
 def check_causality(harness: AuditHarness) -> Iterator[AuditFinding]:
-    """Replace every token after a cut by a random one: the bits of all targets up to the cut must not change.
+    """Replace every token after a cut: the bits of all targets up to the cut must not change.
 
     "After" refers to the order of scoring, so an evaluation may score documents in any order that does not depend on
-    them. The check covers adaptation, since adapting to the tokens before the cut gives the same weights in both runs.
+    them. Isolated documents are cut all in the same run, each at its own target, and compared whatever their order.
+    The check covers adaptation, since adapting to the tokens before the cut gives the same weights in both runs.
     """
-    leaks = [leak for cut in choose_cuts(harness) if (leak := _find_leak(harness, cut))]
+    cuts = harness.draw(harness.charges.order, harness.budget.questions)
+    harness.random.shuffle(cuts)
+    leaks = list[CausalityLeak]()
+    for i, together in enumerate(harness.by_run(cuts)):
+        leaks += _find_leaks(harness, together, FILLS[i % len(FILLS)])
     if leaks:
-        far = max(leak.reach for leak in leaks)
-        bits = max(leak.bits for leak in leaks)
-        details = f"{len(leaks)} of {harness.budget.cuts} cuts, up to {far} targets back, by up to {bits:.2g} bits"
-        yield error(_rule_for(leaks), details, leaks=len(leaks), reach=far, bits=bits)
+        far, bits = max(leak.reach for leak in leaks), max(leak.bits for leak in leaks)
+        details = f"{len(leaks)} of {len(cuts)} cuts, up to {far} targets back, by up to {bits:.2g} bits"
+        yield error(_rule_for(harness, leaks), details, leaks=len(leaks), reach=far, bits=bits)
 
 
-def _rule_for(leaks: list[CausalityLeak]) -> str:
-    if max(leak.reach for leak in leaks) <= LOOKAHEAD_TARGETS:
+def _rule_for(harness: AuditHarness, leaks: list[CausalityLeak]) -> str:
+    if max(leak.reach for leak in leaks) <= LOOKAHEAD_TARGETS and _moves_with_cut(harness, leaks):
         return "lookahead"
-    if any(leak.crosses_document for leak in leaks):
-        return (
-            "two-pass" if max(leak.reach / leak.of_text for leak in leaks) > WHOLE_FRACTION else "fitted-to-own-targets"
-        )
-    return (
-        "last-epoch"
-        if max(leak.reach / leak.of_document for leak in leaks) > WHOLE_FRACTION
-        else "fitted-to-own-targets"
+    crossing = [leak for leak in leaks if leak.crosses_document]
+    if crossing:
+        last = max(crossing, key=lambda leak: leak.of_text)
+        return "two-pass" if last.reach > WHOLE_FRACTION * last.of_text else "fitted-to-own-targets"
+    last = max([*leaks, *_deeper(harness, leaks[0])], key=lambda leak: leak.of_document)
+    return "last-epoch" if last.reach > WHOLE_FRACTION * last.of_document else "fitted-to-own-targets"
+
+
+def _deeper(harness: AuditHarness, leak: CausalityLeak) -> Iterator[CausalityLeak]:
+    """Leaks from the rest of the same document: a cut at its beginning does not show how far they reach."""
+    order = harness.charges.order
+    own = order[harness.document_of[order] == harness.document_of[leak.cut]]
+    for fraction in DEEPER:
+        for fill in FILLS:
+            yield from _find_leaks(harness, own[[int(fraction * (len(own) - 1))]], fill)
+
+
+def _moves_with_cut(harness: AuditHarness, leaks: list[CausalityLeak]) -> bool:
+    """Whether the first changed target moves when the cut moves by one target, as it does not in a fitted window."""
+    longest = max(leaks, key=lambda leak: leak.reach)
+    order = harness.charges.order
+    place = int(np.flatnonzero(order == longest.cut)[0])
+    near = order[max(place - 2, 0) : place + 3]
+    near = near[(harness.document_of[near] == harness.document_of[longest.cut]) & (near != longest.cut)]
+    firsts = [leak.first for cut in near for leak in _find_leaks(harness, np.array([cut]), "random")]
+    return len({longest.first, *firsts}) == len(firsts) + 1
+
+
+def _find_leaks(harness: AuditHarness, cuts: Ints, fill: str) -> Iterator[CausalityLeak]:
+    """The changes of bits up to each of the cuts, which are in different documents, in one run."""
+    kept = np.ones(harness.text.num_targets, bool)
+    before = [harness.up_to(cut) for cut in cuts.tolist()]
+    tokens = harness.text.tokens.copy()
+    for cut, up_to in zip(cuts, before, strict=True):
+        own = harness.document_of == harness.document_of[cut] if harness.isolated else np.ones(len(kept), bool)
+        kept[own] = np.isnan(harness.charges.bits[own]) & (np.flatnonzero(own) < up_to.max())  # never scored, but read
+        kept[up_to] = True
+        inside = np.append(True, own)  # target t is token t + 1
+        tokens[inside] = harness.perturb(tokens[inside], ~np.append(True, kept[own]), fill)
+    altered = harness.charges_on(tokens)
+    changed = harness.charges.differ(altered, harness.budget.tolerance)
+    if not harness.isolated:  # the order of scoring must not depend on later tokens either
+        n = len(before[0])
+        other = np.append(altered.order, np.full(n, -1))[:n]
+        changed[before[0]] |= before[0] != other
+    for cut, up_to in zip(cuts, before, strict=True):
+        if changed[up_to].any():
+            yield _leak(harness, int(cut), up_to, changed, np.abs(harness.charges.bits - altered.bits))
+
+
+def _leak(harness: AuditHarness, cut: int, up_to: Ints, changed: Bools, change: Ints) -> CausalityLeak:
+    places = np.flatnonzero(changed[up_to])
+    here = harness.document_of[up_to] == harness.document_of[cut]
+    amount = change[up_to[places]]
+    return CausalityLeak(
+        cut,
+        int(up_to[places[0]]),
+        len(up_to) - int(places[0]),
+        int(here.sum()),
+        len(up_to),
+        bool((~here[places]).any()),
+        float(np.where(np.isnan(amount), np.inf, amount).max()),
     )
-
-
-def choose_cuts(harness: AuditHarness) -> list[int]:
-    """Cuts, as indices in the order of scoring: late in long documents of the second half, so that reaches differ."""
-    order = harness.baseline.claim.positions
-    documents = [(start, stop) for start, stop in harness.text.documents() if stop > harness.text.num_targets // 2]
-    longest = sorted(documents, key=lambda span: span[0] - span[1])[: max(1, (len(documents) + 1) // 2)]
-    targets = [_late_target(harness, longest[i % len(longest)]) for i in range(harness.budget.cuts)]
-    return [int(np.flatnonzero(order == target)[0]) for target in targets if target in order]
-
-
-def _late_target(harness: AuditHarness, span: tuple[int, int]) -> int:
-    """A random target of the last two fifths of a document."""
-    start, stop = span
-    return harness.randint(start + 3 * (stop - start) // 5, stop - 1)
-
-
-def _find_leak(harness: AuditHarness, cut: int) -> CausalityLeak | None:
-    """The change of bits up to the cut when all targets scored after it are replaced; None if there is no change."""
-    claim = harness.baseline.claim
-    done = np.zeros(len(harness.text.tokens), bool)
-    done[0], done[claim.positions[: cut + 1] + 1] = True, True
-    altered = harness.run(harness.perturb(harness.text.tokens, ~done)).claim
-    changed = np.flatnonzero(_changed(harness, cut, altered))
-    if not len(changed):
-        return None
-    here = harness.document_of[claim.positions[cut]]
-    of_document = int((harness.document_of[claim.positions[: cut + 1]] == here).sum())
-    leaves = bool((harness.document_of[claim.positions[changed]] != here).any())
-    bits = float(np.abs(claim.bits[changed] - altered.bits[changed]).max()) if len(altered.bits) > cut else np.inf
-    return CausalityLeak(cut - int(changed[0]) + 1, of_document, cut + 1, leaves, bits)
-
-
-def _changed(harness: AuditHarness, cut: int, altered: ClaimedScore) -> Bools:
-    """(cut + 1,): which of the bits up to the cut differ, or belong to another target than before."""
-    claim, n = harness.baseline.claim, min(cut + 1, len(altered.bits))
-    result = np.ones(cut + 1, bool)
-    apart = np.abs(claim.bits[:n] - altered.bits[:n]) > harness.budget.tolerance
-    result[:n] = (claim.positions[:n] != altered.positions[:n]) | apart
-    return result

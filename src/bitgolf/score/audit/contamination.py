@@ -7,12 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from bitgolf.score.audit.findings import AuditFinding, error, warning
-from bitgolf.score.audit.harness import AuditHarness, EvaluationRun
+from bitgolf.score.audit.harness import AuditHarness
+from bitgolf.score.audit.runner import EvaluationRun
 
 
-def check_determinism(harness: AuditHarness) -> Iterator[AuditFinding]:
-    """Run the evaluation twice on the same text: the bits must be equal."""
-    if found := max_difference(harness.baseline, harness.run(harness.text.tokens), harness.budget.tolerance):
+def check_determinism(harness: AuditHarness, claimed: EvaluationRun, again: EvaluationRun) -> Iterator[AuditFinding]:
+    """Runs on the same text must give equal bits, also the one that is asked for distributions (`again`).
+
+    If the first run of all differs from the baseline, it is repeated: an evaluation that cheats only once is found.
+    """
+    tolerance = harness.budget.tolerance
+    found = max_difference(harness.baseline, again, tolerance)
+    if not found and max_difference(harness.baseline, claimed, tolerance):
+        text = harness.text.tokens
+        found = max_difference(claimed, harness.run(text, build=text, warm_up=text), tolerance)
+    if found:
         yield error("not-deterministic", f"by up to {found:.2g} bits per target", bits=found)
 
 

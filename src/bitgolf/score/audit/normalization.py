@@ -2,80 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bitgolf.score.audit.evaluation import Floats, Ints, TextRead
+from bitgolf.score.audit.evaluation import ClaimedScore, Floats, Ints, TextRead
 from bitgolf.score.audit.findings import AuditFinding, error
 from bitgolf.score.audit.harness import AuditHarness
 
 SUM_TOLERANCE = 1e-6  # maximum deviation of a sum of probabilities from 1
-DRAWS_PER_TARGET = 16  # random targets of which the one with the fewest bits is tested, since cheats show there
 
 
-def check_normalization(harness: AuditHarness) -> Iterator[AuditFinding]:
-    """Sum the probabilities of all tokens at some targets late in the text.
+def check_normalization(harness: AuditHarness, asked: Ints, reported: ClaimedScore) -> Iterator[AuditFinding]:
+    """The probabilities of all tokens must sum to one at each of the targets `asked`.
 
-    The bits of a token are found by cutting the text after the target and replacing the target by the token.
+    reported: of a run that was asked for the distributions at these targets. Where it has them, they must sum to one,
+    and a few tokens, put in the place of the target, must cost what they say. Elsewhere every token is tried. The text
+    after the target stays, so that its length does not change; `check_causality` shows that it does not matter.
     """
-    tokens = candidate_tokens(harness)
-    for target in _targets(harness):
-        charges = np.array([_charge(harness, target, token)[0] for token in tokens.tolist()])
-        if not np.isfinite(charges).all():
-            yield error("dropped-tail", f"in a text that ends with target {target}", target=target)
+    handed = np.isin(asked, [t for t, bits in reported.distributions.items() if bits.shape == (harness.vocab,)])
+    findings = [
+        *_check_reported(harness, asked[handed], reported),
+        *_check_every_token(harness, asked[~handed][: harness.budget.summed_targets or None]),
+    ]
+    for rule in dict.fromkeys(finding.rule for finding in findings):  # one finding for each rule, and how often
+        same = [finding for finding in findings if finding.rule == rule]
+        targets = {finding.evidence["target"] for finding in same}
+        yield same[0]._replace(evidence={**same[0].evidence, "targets": len(targets), "asked": len(asked)})
+
+
+def expected_runs(harness: AuditHarness, asked: Ints, reported: ClaimedScore) -> int:
+    """Runs of `check_normalization`, if it finds nothing."""
+    handed = np.isin(asked, list(reported.distributions))
+    tried = harness.by_run(asked[~handed][: harness.budget.summed_targets or None])
+    return harness.budget.swaps * len(harness.by_run(asked[handed])) + len(tried) * len(candidate_tokens(harness))
+
+
+def _sum_finding(harness: AuditHarness, target: int, total: float, complete: bool) -> Iterator[AuditFinding]:
+    """A finding if a sum of probabilities is above one, or below it although no token is missing."""
+    if total > 1 + SUM_TOLERANCE or (complete and total < 1 - SUM_TOLERANCE):
+        passes = count_passes(harness.baseline.reads, harness.text.num_targets)
+        rule = "best-of-passes" if passes > 1 and total > 1 else "sums-to-one"
+        yield error(rule, f"sum {total:.6g} at target {target}", sum=total, target=target, passes=passes)
+
+
+# ---- reported distributions ------------------------------------------------------------------------------------------
+
+
+def _check_reported(harness: AuditHarness, targets: Ints, reported: ClaimedScore) -> Iterator[AuditFinding]:
+    """Reported distributions must sum to one, give the bits that are scored, and be the same for any target."""
+    fair = list[int]()
+    for target in targets.tolist():
+        bits = reported.distributions[target]
+        off = abs(float(bits[harness.text.tokens[target + 1]] - harness.charges.bits[target]))
+        if not off <= harness.budget.tolerance:
+            yield error("charge-mismatch", f"by {off:.2g} bits at target {target}", bits=off, target=target)
             continue
-        yield from _check_distribution(harness, target, tokens, charges)
-        total = float(np.exp2(-charges).sum())
-        if total > 1 + SUM_TOLERANCE or (total < 1 - SUM_TOLERANCE and len(tokens) == harness.tokenizer.vocab):
-            passes = count_passes(harness.baseline.reads, harness.text.num_targets)
-            rule = "best-of-passes" if passes > 1 and total > 1 else "sums-to-one"
-            yield error(rule, f"sum {total:.6g} at target {target}", sum=total, target=target, passes=passes)
+        found = list(_sum_finding(harness, target, float(probabilities(bits).sum()), complete=True))
+        yield from found
+        fair += [target] * (not found)
+    for together in _by_run(harness, np.array(fair, np.int64)):
+        for swap in range(harness.budget.swaps):
+            yield from _check_swaps(harness, together, reported, likely=swap % 2 == 0)
 
 
-def _targets(harness: AuditHarness) -> list[int]:
-    """Targets to test, sorted: each has the fewest bits of `DRAWS_PER_TARGET` random targets of the second half."""
-    claim, chosen = harness.baseline.claim, set[int]()
-    late = np.flatnonzero(claim.positions >= harness.text.num_targets // 2).tolist()
-    for _ in range(harness.budget.normalization_targets):
-        drawn = harness.choice(late, DRAWS_PER_TARGET)
-        chosen.add(int(claim.positions[min(drawn, key=lambda i: claim.bits[i])]))
-    return sorted(chosen)
+def _check_swaps(
+    harness: AuditHarness, targets: Ints, reported: ClaimedScore, *, likely: bool
+) -> Iterator[AuditFinding]:
+    """Put another token in the place of each target. likely: drawn from the reported distribution, not uniformly."""
+    tokens = np.array(
+        [_other_token(harness, t, reported.distributions[t] if likely else None) for t in targets.tolist()]
+    )
+    changed = harness.text.tokens.copy()
+    changed[targets + 1] = tokens
+    run = harness.run(changed, distribution_targets=targets.tolist()).claim
+    for target, token in zip(targets.tolist(), tokens.tolist(), strict=True):
+        found, bits = run.bits[run.positions == target], reported.distributions[target]
+        if not len(found):  # unless targets are missing anyhow, which `check_coverage` reports
+            if not np.isnan(harness.charges.bits).any():
+                yield error("skipped-targets", f"target {target}, if it is token {token}", target=target)
+            continue
+        off = abs(float(found[0] - bits[token]))
+        if not off <= harness.budget.tolerance:
+            other = run.distributions.get(target)
+            same = other is None or other.shape != bits.shape or np.abs(other - bits).max() <= harness.budget.tolerance
+            rule = "charge-mismatch" if same else "target-in-key"
+            yield error(rule, f"by {off:.2g} bits at target {target}", bits=off, target=target)
+
+
+def _other_token(harness: AuditHarness, target: int, bits: Floats | None) -> int:
+    """A token other than BOS and the target, drawn from a distribution, or uniformly from the whole vocabulary."""
+    chances = np.ones(harness.vocab) if bits is None else probabilities(bits)
+    chances[[harness.bos, harness.text.tokens[target + 1]]] = 0
+    return int(harness.random.choice(harness.vocab, p=chances / chances.sum()))
+
+
+def _by_run(harness: AuditHarness, targets: Ints) -> list[Ints]:
+    """As `harness.by_run`, but the end of a document is changed alone, as that joins it to the next one."""
+    ends = harness.text.tokens[targets + 1] == harness.bos
+    return [*harness.by_run(targets[~ends]), *targets[ends][:, None]]
+
+
+# ---- every token -----------------------------------------------------------------------------------------------------
+
+
+def _check_every_token(harness: AuditHarness, targets: Ints) -> Iterator[AuditFinding]:
+    """Put each token in the place of the targets, the most frequent ones first, and sum their probabilities.
+
+    The claimed bits count for the target itself. Ends with the first sum that is above one. A sum is incomplete if the end of
+    a document at that place, or none, changes which targets are scored before.
+    """
+    for together in _by_run(harness, targets):
+        tokens = candidate_tokens(harness)
+        true = harness.text.tokens[together + 1]
+        totals, known = (
+            probabilities(harness.charges.bits[together]) * np.isin(true, tokens),
+            np.ones(len(together), bool),
+        )
+        for token in tokens.tolist():
+            if (totals > 1 + SUM_TOLERANCE).any():
+                break
+            if (true != token).any():
+                bits = _bits_of_token(harness, together, token)
+                totals += np.where(true != token, probabilities(np.nan_to_num(bits, nan=np.inf)), 0)
+                known &= ~np.isnan(bits)
+        complete = known & (len(tokens) == harness.vocab and not (totals > 1 + SUM_TOLERANCE).any())
+        for target, total, whole in zip(together.tolist(), totals.tolist(), complete.tolist(), strict=True):
+            yield from _sum_finding(harness, target, total, whole)
+        if (totals > 1 + SUM_TOLERANCE).any():
+            return
+
+
+def _bits_of_token(harness: AuditHarness, targets: Ints, token: int) -> Floats:
+    """The bits of the token at each of these targets, nan if they are not scored, or after other targets."""
+    tokens = harness.text.tokens.copy()
+    tokens[targets + 1] = token
+    altered = harness.charges_on(tokens)
+    comparable = [np.array_equal(harness.up_to(t), harness.up_to(t, altered)) for t in targets.tolist()]
+    return np.where(comparable, altered.bits[targets], np.nan)
 
 
 def candidate_tokens(harness: AuditHarness) -> Ints:
     """All tokens, or the `budget.candidates` most frequent ones; the latter must not sum to more than one."""
-    counts = np.bincount(np.append(harness.training, harness.text.tokens), minlength=harness.tokenizer.vocab)
-    return np.argsort(-counts, kind="stable")[: harness.budget.candidates]
+    counts = np.bincount(np.append(harness.training, harness.text.tokens), minlength=harness.vocab)
+    return np.argsort(-counts, kind="stable")[: harness.budget.candidates or None]
 
 
-def _charge(harness: AuditHarness, target: int, token: int) -> tuple[float, Floats | None]:
-    """Bits of a token as the last target of a text, infinite if it is not scored, and the reported distribution.
-
-    The distribution is None if there is none or it has a wrong shape.
-    """
-    run = harness.run(np.append(harness.text.tokens[: target + 1], token), distribution_targets=(target,)).claim
-    found, bits = run.bits[run.positions == target], run.distributions.get(target)
-    whole = bits is not None and bits.shape == (harness.tokenizer.vocab,)
-    return float(found[0]) if len(found) else np.inf, bits if whole else None
+def probabilities(bits: Floats) -> Floats:
+    """2^-bits; bits below -60, which only a cheat has, count as -60."""
+    return np.exp2(-np.maximum(bits, -60.0))
 
 
-def _check_distribution(harness: AuditHarness, target: int, tokens: Ints, charges: Floats) -> Iterator[AuditFinding]:
-    """A reported distribution must give the bits that are scored, and be the same for every token as the target."""
-    reported = _charge(harness, target, int(harness.text.tokens[target + 1]))[1]
-    if reported is None:
-        return
-    off = np.abs(reported[tokens] - charges)
-    if off.max() <= harness.budget.tolerance:
-        return
-    worst = int(tokens[off.argmax()])
-    other = _charge(harness, target, worst)[1]
-    differs = other is not None and np.abs(other - reported).max() > harness.budget.tolerance
-    details = f"by up to {off.max():.2g} bits at target {target}"
-    yield error("target-in-key" if differs else "charge-mismatch", details, bits=float(off.max()), target=target)
-
-
-def count_passes(reads: list[TextRead], targets: int) -> int:
+def count_passes(reads: Sequence[TextRead], targets: int) -> int:
     """How many times the text was read from beginning to end in the scoring phase."""
     found, furthest = 0, 0
     for read in reads:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import closing
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from bitgolf.score.audit.evaluation import ClaimedScore, DataView, EvaluationTokenizer
+from bitgolf.score.audit.evaluation import ClaimedScore, DataView, EvaluationTokenizer, Floats, Ints
+from bitgolf.score.document_order import DocumentOrder
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.player import Player
 from bitgolf.score.referee import score
@@ -15,7 +19,7 @@ from bitgolf.score.text import TokenizedText
 
 
 class PlayerEvaluation:
-    """The score of a player by `referee.score`.
+    """The score of a player by `referee.score`, with the distributions that an audit asks for.
 
     player: creates the player anew for each run. `isolated` is declared if the method does not cross documents.
     """
@@ -38,8 +42,25 @@ class PlayerEvaluation:
         pass
 
     def evaluate(self, view: DataView) -> ClaimedScore:
-        text = TokenizedText(view.tokens(), view.bytes, self.tokenizer.bos)
-        charges = np.zeros(text.num_targets)
+        corpus = TokenizedText(view.tokens(), view.bytes, self.tokenizer.bos)
+        positions = _positions(corpus, self._method.order)
+        text, side_bits = self._method.order.apply(corpus)
+        charges, found = np.zeros(text.num_targets), dict[int, Floats]()
+
+        def keep(targets: Tensor, logits: Tensor) -> None:
+            for row, position in enumerate(positions[targets.numpy()].tolist()):
+                if position in view.distribution_targets:
+                    bits = torch.log_softmax(logits[row].cpu().double(), -1) / -math.log(2)
+                    found[position] = bits.numpy()
+
+        asked = keep if view.distribution_targets else None
         with closing(self._player):
-            score(self._player, text, self._method, batch_tokens=self._batch_tokens, charges=charges)
-        return ClaimedScore(np.arange(text.num_targets), charges, text.bytes)
+            score(self._player, text, self._method, batch_tokens=self._batch_tokens, charges=charges, on_logits=asked)
+        return ClaimedScore(positions, charges, text.bytes, side_bits, found)
+
+
+def _positions(text: TokenizedText, order: DocumentOrder) -> Ints:
+    """The targets of a text in the order in which its documents are scored."""
+    spans = text.documents()
+    lengths = np.array([stop - start for start, stop in spans], np.int64)
+    return np.concatenate([np.arange(*spans[i]) for i in order.permutation(lengths)])
