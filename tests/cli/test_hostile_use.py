@@ -61,6 +61,7 @@ REQUIRED = {
     "generate": ["nowhere.bg"],
     "ledger": ["nowhere.bg"],
     "to-hf": ["nowhere.bg", "out"],
+    "audit": ["nowhere.bg", "--text", "nowhere"],
     "doctor": ["nowhere"],
     "pack": ["nowhere"],
     "sweep": ["nowhere", "--set", "quantize.1.use.bits=3,4"],

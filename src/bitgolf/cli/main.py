@@ -1,7 +1,7 @@
 """The program `bitgolf` and its commands, in the order of `--help`. Only the commands that need torch import it.
 
 `runs`: commands on recipes and runs. `sweep`: many runs. `doctor`: checks of a run or the machine. `artifacts`, `coding`: commands on a packed model.
-`data`: commands on shards. `submissions`: commands on record folders. `other_formats`: artifacts for other programs. `store`: commands on many runs. `watch`: following a run. `options`: options that several commands share; `run_options`: those of `run`.
+`data`: commands on shards. `submissions`: commands on record folders. `other_formats`: artifacts for other programs. `store`: commands on many runs. `watch`: following a run. `audit`: audits of scores. `options`: options that several commands share; `run_options`: those of `run`.
 `on_hosts`: several processes that torchrun or srun has started. `completion`: what TAB offers. `failures`: messages of exceptions. `usage_errors`: those of the parser.
 """
 
@@ -19,6 +19,7 @@ import typer
 
 from bitgolf import __version__
 from bitgolf.cli import artifacts, coding, data, other_formats, runs, store, submissions
+from bitgolf.cli.audit import audit
 from bitgolf.cli.doctor import doctor
 from bitgolf.cli.failures import finish_output, report_failure
 from bitgolf.cli.global_options import GlobalOptions, split_global_options
@@ -53,6 +54,7 @@ for command in (
     coding.decompress,
     artifacts.generate,
     artifacts.ledger,
+    audit,
     doctor,
     runs.pack,
     sweep,

@@ -66,8 +66,7 @@ def score(
 ) -> Score:
     """Score every target of `text` exactly once. Every process of `distributed` calls this; all get the same totals.
 
-    charges: float64 (targets,); filled with the bits of each target that this process scores.
-    on_logits: receives the targets (n,) and logits (n, V) of each batch that this process scores.
+    charges: float64 (targets,), filled with the bits of each target that this process scores; on_logits gets the logits.
     Memory, in addition to the player's: 16 bytes per target (24 with `charges`), the logits of n = max(batch_tokens,
     window) targets (4 n V bytes, and once more in the player's precision) and the buffers of `token_bits`.
     Raises `BitgolfError` if the text is empty or has a token outside the vocabulary, or if logits have a wrong shape
@@ -76,8 +75,7 @@ def score(
     if text.num_targets < 1 or text.bytes < 1:
         cause = f"nothing to score: the text has {text.num_targets} targets and {text.bytes} bytes"
         raise BitgolfError(cause, where="score")
-    largest = int(text.tokens.max())
-    if largest >= player.vocab:
+    if (largest := int(text.tokens.max())) >= player.vocab:
         cause = f"the text has token {largest}, but the model's vocabulary has {player.vocab} tokens"
         raise BitgolfError(cause, where="score", hint="tokenize the text with the model's tokenizer")
     started, state = time.perf_counter(), _ScoreState(player, text, progress, charges, on_logits)

@@ -11,7 +11,7 @@ import numpy as np
 
 from bitgolf.score.audit.budget import AuditBudget
 from bitgolf.score.audit.evaluation import Bools, ClaimedScore, Floats, Ints
-from bitgolf.score.audit.runner import EvaluationRun, EvaluationRunner, RunRequest
+from bitgolf.score.audit.runner import EvaluationRequest, EvaluationRun, EvaluationRunner
 from bitgolf.score.text import TokenizedText, append_final_bos
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ class AuditHarness:
         of the text.
         """
         self.runs += 1
-        request = RunRequest(
+        request = EvaluationRequest(
             self.decoy if build is None else build,
             self.decoy if warm_up is None else warm_up,
             tokens,

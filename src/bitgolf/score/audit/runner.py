@@ -24,7 +24,7 @@ class EvaluationFacts(NamedTuple):
     bos: int
 
 
-class RunRequest(NamedTuple):
+class EvaluationRequest(NamedTuple):
     """Tokens of the validation text in each phase, training tokens, and bytes of the raw validation text.
 
     distribution_targets: targets whose distribution is asked for.
@@ -66,7 +66,7 @@ class EvaluationRunner(Protocol):
         """Bytes of each document, from a tokenizer that was created anew and has encoded nothing."""
         ...
 
-    def run(self, request: RunRequest, /) -> EvaluationRun:
+    def run(self, request: EvaluationRequest, /) -> EvaluationRun:
         """Create the evaluation anew and run it."""
         ...
 
@@ -93,7 +93,7 @@ class LocalRunner:
     def decode(self, documents: Sequence[Ints], /) -> list[bytes]:
         return self._call(lambda: decode_anew(self.make, documents))
 
-    def run(self, request: RunRequest, /) -> EvaluationRun:
+    def run(self, request: EvaluationRequest, /) -> EvaluationRun:
         return self._call(lambda: run_evaluation(self.make, request))
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ def decode_anew(make: Callable[[], Evaluation], documents: Sequence[Ints]) -> li
 
 
 def run_evaluation(
-    make: Callable[[], Evaluation], request: RunRequest, scoring: Callable[[], Ints] | None = None
+    make: Callable[[], Evaluation], request: EvaluationRequest, scoring: Callable[[], Ints] | None = None
 ) -> EvaluationRun:
     """Create an evaluation and run its phases. scoring: supplies the text to score after the warm-up."""
     log: list[TextRead] = []
