@@ -11,10 +11,10 @@ OTHER := .venv-torch-$(TORCH)
 # The build backend is installed in an environment of its own; which of the two variables reaches it depends on pip.
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
-EXTRAS := dev,parquet,cluster,tensorboard,wandb,trackio,transformers,lm-eval
+EXTRAS := dev,parquet,cluster,tensorboard,wandb,trackio,transformers,lm-eval,docs
 PACKAGES := lrzip chromium
 
-.PHONY: quickstart test types tests test-all test-torch cheats lint clean
+.PHONY: quickstart test types tests test-all test-torch cheats site lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
@@ -25,8 +25,8 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 
 # Everything that needs only the extra `dev`. Tests that need more skip, and say what they need. Ends with the slowest tests.
 # The type checker takes a minute of one core, so the tests start beside it; if one of the two fails, the other goes on.
 test: $(READY)
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs/site
+	$(BIN)/ruff format --check src tests bench docs/site
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going types tests
 
 types: $(READY)  # printed in one piece, since tests print at the same time
@@ -62,6 +62,14 @@ $(OTHER)/ready: pyproject.toml constraints.txt
 cheats: $(READY)  # the tables of docs/scoring.md: cheats that were caught, honest players that passed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m attacks.evaluations.tables
 
+# The documentation as a site: build/site/index.html opens from disk. Warnings are errors.
+site: .venv/site-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.venv/site-ready: $(READY)
+	$(PINNED) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]' --constraint constraints.txt
+	touch $@
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "bitgolf needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …"; exit 1; }
@@ -72,8 +80,8 @@ $(READY): pyproject.toml constraints.txt
 
 lint: $(READY)
 	$(BIN)/python tests/helpers/parts_stub.py
-	$(BIN)/ruff check --fix src tests bench
-	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench docs/site
+	$(BIN)/ruff format src tests bench docs/site
 
 clean:
 	rm -rf .venv .venv-torch-* runs build dist

@@ -10,6 +10,8 @@ import runpy
 import shlex
 import shutil
 import sys
+from glob import glob
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from bitgolf.cli.main import app
 from bitgolf.config.parse import apply_assignment
 from bitgolf.config.spec import Spec
 from bitgolf.data.hub.published import resolve_source
-from bitgolf.recipes import get_recipe
+from bitgolf.recipes import get_recipe, load_recipe
 from bitgolf.recipes.recipe import Recipe
 from helpers.command_line import run_command
 from helpers.forked import forked_workers
@@ -52,8 +54,10 @@ TOY = (
 """Settings that are added to each `bitgolf run RECIPE` of an example."""
 PUBLISHED = resolve_source("fineweb10B").repository
 """The repository that an example fetches shards from, here from a hub on this machine."""
-SMALLER = {"300000": "19000"}
+SMALLER = {"300000": "19000", "200000": "19000", "20": "3", "60": "3", "2.8": "99"}
 """Numbers of examples -> those that fit a toy."""
+OWN_FILES = {"own_parts.md": "my_recipe.py", "own_codec.md": "my_codec.py"}
+"""Documents whose first Python block is a file that their commands use."""
 
 
 def fenced_blocks(text: str, languages: tuple[str, ...]) -> list[str]:
@@ -76,9 +80,16 @@ def inline_commands(document: Path) -> list[str]:
     return [span for span in re.findall(r"`([^`\n]+)`", document.read_text()) if is_command(span)]
 
 
+def large_commands(document: Path) -> list[str]:
+    """Commands of blocks marked `bash`, which need a GPU, a network or hours: their options exist, and are not run."""
+    blocks = fenced_blocks(document.read_text(), ("bash",))
+    return [line for block in blocks for line in block.splitlines() if is_command(line)]
+
+
+LARGE = [line for document in DOCUMENTS for line in large_commands(document)]
 EXAMPLES = [(document, line) for document in DOCUMENTS for line in lines(document)]
 MENTIONS = sorted(
-    {span for document in DOCUMENTS for span in inline_commands(document)} | {line for _, line in EXAMPLES}
+    {span for document in DOCUMENTS for span in inline_commands(document)} | {line for _, line in EXAMPLES} | {*LARGE}
 )
 
 
@@ -132,10 +143,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def substituted(line: str) -> list[str]:
-    words = [SMALLER.get(word, word) for word in shlex.split(line, comments=True)]
-    if words[1] == "run" or (words[1] == "sweep" and "--text" in words and "--quick" not in words):
-        words += [word for setting in TOY for word in ("--set", setting)]
-    return words[1:]
+    """The words of a command at toy size, with patterns expanded as a shell does. Its own settings follow those of the toy."""
+    words = [smaller(word) for word in shlex.split(line, comments=True)]
+    if words[1] == "run" or (words[1] == "sweep" and "--text" in words):
+        words[3:3] = [word for setting in TOY for word in ("--set", setting)]
+    patterns = {word for word in words if "/" in word and "*" in word and f"'{word}'" not in line}
+    return [name for word in words[1:] for name in (sorted(glob(word)) if word in patterns else [word])]
+
+
+def smaller(word: str) -> str:
+    """A word of a command with the numbers that fit a toy, also in the name of a file."""
+    for number, fitting in SMALLER.items():
+        word = re.sub(rf"(?<![\d.]){re.escape(number)}(?!\d)", fitting, word)
+    return word
+
+
+@pytest.mark.parametrize("line", [line for line in LARGE if line.split()[1] == "run"])
+def test_the_recipe_of_a_large_command_exists_with_its_settings(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    load_recipe(words[2], [after for before, after in pairwise(words) if before == "--set"])
 
 
 @pytest.mark.slow
@@ -144,8 +170,8 @@ def test_the_commands_of_a_document_run_in_their_order(
     document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    if document.name == "own_parts.md":
-        (folder / "my_recipe.py").write_text(fenced_blocks(document.read_text(), ("python",))[0])
+    if name := OWN_FILES.get(document.name):
+        (folder / name).write_text(fenced_blocks(document.read_text(), ("python",))[0])
     more_shards = {f"{SP1024}/fineweb_train_{i:06d}.bin": shard(i) for i in range(4, 10)}
     with hub_server() as hub, library_on(hub, folder):
         hub.publish(PUBLISHED, repository_files() | more_shards)

@@ -35,7 +35,7 @@ def test_the_machine_that_runs_the_tests() -> None:
 def test_the_extras_are_those_of_the_distribution() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = {name: packages for name, packages in project["optional-dependencies"].items() if name in EXTRAS}
-    assert project["optional-dependencies"].keys() - {"dev", "plot"} == EXTRAS.keys()
+    assert project["optional-dependencies"].keys() - {"dev", "docs"} == EXTRAS.keys()
     for name, packages in extras.items():
         assert EXTRAS[name][0].split(", ") == [package.partition(">=")[0] for package in packages]
 

@@ -148,7 +148,7 @@ def _applied(options: GlobalOptions) -> Iterator[None]:
 
 def _invoke(words: list[str]) -> int:
     """Parse the command line and call the command; returns its exit status."""
-    program = _program()
+    program = command_parser()
     if COMPLETION_VARIABLE in os.environ:
         return _answer_shell(program)
     try:
@@ -172,7 +172,7 @@ def _answer_shell(program: Any) -> int:
 
 
 @cache
-def _program() -> Any:
+def command_parser() -> Any:
     """Typer's parser of the program; building it takes as long as a short command."""
     program = typer.main.get_command(app)
     _tidy_help(program)
@@ -182,7 +182,7 @@ def _program() -> Any:
 @cache
 def _options_with_value() -> frozenset[str]:
     """Names of the options of all commands that take a value, as the word after them."""
-    commands, found = [_program()], set[str]()
+    commands, found = [command_parser()], set[str]()
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         for option in command.params:
