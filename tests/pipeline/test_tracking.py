@@ -80,6 +80,8 @@ def logged() -> dict[str, list[tuple[int, float]]]:
 def test_a_tracker_receives_the_figures_of_the_log(tmp_path: Path, shards: Path, processes: int) -> None:
     result = tracked_run(tmp_path / "run", shards, processes=processes)
     assert [method for method, _ in StandIn.calls if method != "log"] == ["start", "finish"]
+    with pytest.raises(UsageError, match="expected one of standin:PROJECT"):
+        bitgolf.sweep(RECIPE, seeds=1, shards=shards, out=tmp_path / "other", progress=False, track="nothing")
     assert StandIn.calls[0][0] == "start" and StandIn.calls[-1] == ("finish", False)
     run = StandIn.calls[0][1]
     assert run.name == "run" and run.config["hash"] == recipe_hash(RECIPE) and run.config["seed"] == 0
@@ -136,7 +138,7 @@ def test_options_that_are_no_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_sweeps_and_python_track_each_run(tmp_path: Path, shards: Path) -> None:
-    execution = SweepExecution(shards=shards, out=tmp_path / "sweep", track=("standin:here",))
+    execution = SweepExecution(GivenInputs(shards=shards), out=tmp_path / "sweep", track=("standin:here",))
     repeat_recipe(RECIPE, "2", execution.given, execution.options, execution.out)
     runs = [value for method, value in StandIn.calls if method == "start"]
     assert [run.config["seed"] for run in runs] == [0, 1] and len({run.name for run in runs}) == 2

@@ -65,7 +65,9 @@ def train(
     """
     reading, observers = ReadOptions(key, skip_null, strict), [observer] if observer else []
     given = GivenInputs(to_paths(text), optional_path(shards), optional_path(tokenizer), reading, seed, score_tokens)
-    options = ExecutionOptions(devices, device, _checked_stage(from_stage), resume, strict_cap, track=_trackers(track))
+    options = ExecutionOptions(
+        devices, device, _checked_stage(from_stage), resume, strict_cap, track=to_trackers(track)
+    )
     with library_call(progress=progress):
         argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
@@ -87,10 +89,10 @@ def _checked_stage(name: str | None) -> str | None:
     return name
 
 
-def _trackers(given: str | Sequence[str]) -> tuple[str, ...]:
+def to_trackers(given: str | Sequence[str]) -> tuple[str, ...]:
     """Trackers as a tuple. Raises `UsageError` for one that cannot be used."""
     found = (given,) if isinstance(given, str) else tuple(given)
-    make_trackers(found)
+    maketo_trackers(found)
     return found
 
 

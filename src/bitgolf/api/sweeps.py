@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
 
 from bitgolf.api.calls import library_call
 from bitgolf.api.paths import AnyPath, optional_path, to_paths
-from bitgolf.api.runs import RunFolder
+from bitgolf.api.runs import RunFolder, to_trackers
 from bitgolf.api.tables import Table
 from bitgolf.commands.sweep_runs import SweepExecution, SweepOptions, changed_sweep, execute_sweep
 from bitgolf.config.paths import resolve_path
@@ -124,7 +124,7 @@ class RunOptions(TypedDict, total=False):
     """The text of the runs of a sweep and how they are executed: options of `bitgolf sweep`, of which `train` has most.
 
     reuse: runs, or folders of runs, whose stages are taken over. workers: runs at a time on this host. cluster: address
-    of a Ray cluster instead.
+    of a Ray cluster instead. track: trackers of each run, `NAME:WHERE`, as in `train`.
     """
 
     text: AnyPath | Sequence[AnyPath]
@@ -139,6 +139,7 @@ class RunOptions(TypedDict, total=False):
     cluster: str
     devices: int
     device: str
+    track: str | Sequence[str]
 
 
 def sweep(
@@ -194,11 +195,12 @@ def _execution(
     cluster: str = "",
     devices: int = 1,
     device: str = "auto",
+    track: str | Sequence[str] = (),
 ) -> SweepExecution:
     """The options of `RunOptions`, with their defaults."""
     texts, reading = tuple(to_paths(text)), ReadOptions(key, skip_null, strict)
     given = GivenInputs(texts, optional_path(shards), optional_path(tokenizer), reading, score_tokens=score_tokens)
-    return SweepExecution(given, out, to_paths(reuse), workers, cluster, devices, device)
+    return SweepExecution(given, out, to_paths(reuse), workers, cluster, devices, device, to_trackers(track))
 
 
 def _opened(given: AnyPath | Spec[Recipe] | Spec[Sweep]) -> tuple[str, Spec[Sweep]]:

@@ -214,9 +214,8 @@ def run(
 
     reading, tokens = ReadOptions(key, skip_null, strict), parse_score_tokens(score_tokens)
     given = GivenInputs(text, shards, tokenizer, reading, seed, tokens)
-    options = ExecutionOptions(
-        group_size(devices, "--devices"), device, first, resume, strict_cap, source_runs(reuse), tuple(track)
-    )
+    processes, sources = group_size(devices, "--devices"), source_runs(reuse)
+    options = ExecutionOptions(processes, device, first, resume, strict_cap, sources, track=tuple(track))
     edits, request = edits_in_order(context, sets, adds), auto_options(recipe, cap, seconds, speed)
     _execute(RunRequest(recipe, edits, request, given, options, quick, out, seeds), as_json)
 

@@ -180,8 +180,8 @@ def sweep(
     from bitgolf.commands.sweep_runs import SweepExecution, SweepOptions
     from bitgolf.pipeline.given_inputs import GivenInputs
 
-    scored, reading = parse_score_tokens(score_tokens), ReadOptions(key, skip_null, strict)
-    given = GivenInputs(tuple(text), shards, tokenizer, reading, score_tokens=scored)
+    scored = parse_score_tokens(score_tokens)
+    given = GivenInputs(tuple(text), shards, tokenizer, ReadOptions(key, skip_null, strict), score_tokens=scored)
     options = SweepOptions(tuple(sets), tuple(variants), seeds, 0, search, tuple(gates), steps, seconds, measure, quick)
     execution = SweepExecution(given, out, tuple(reuse), workers, cluster, devices, device, tuple(track))
     return _sweep(target, options, execution, tokens if score else None, as_json)
