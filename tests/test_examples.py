@@ -10,7 +10,6 @@ import runpy
 import shlex
 import shutil
 import sys
-from glob import glob
 from itertools import pairwise
 from pathlib import Path
 
@@ -148,7 +147,9 @@ def substituted(line: str) -> list[str]:
     if words[1] == "run" or (words[1] == "sweep" and "--text" in words):
         words[3:3] = [word for setting in TOY for word in ("--set", setting)]
     patterns = {word for word in words if "/" in word and "*" in word and f"'{word}'" not in line}
-    return [name for word in words[1:] for name in (sorted(glob(word)) if word in patterns else [word])]
+    return [
+        name for word in words[1:] for name in (sorted(map(str, Path().glob(word))) if word in patterns else [word])
+    ]
 
 
 def smaller(word: str) -> str:

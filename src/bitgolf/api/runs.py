@@ -65,9 +65,8 @@ def train(
     """
     reading, observers = ReadOptions(key, skip_null, strict), [observer] if observer else []
     given = GivenInputs(to_paths(text), optional_path(shards), optional_path(tokenizer), reading, seed, score_tokens)
-    options = ExecutionOptions(
-        devices, device, _checked_stage(from_stage), resume, strict_cap, track=to_trackers(track)
-    )
+    trackers, first = to_trackers(track), _checked_stage(from_stage)
+    options = ExecutionOptions(devices, device, first, resume, strict_cap, track=trackers)
     with library_call(progress=progress):
         argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
@@ -92,7 +91,7 @@ def _checked_stage(name: str | None) -> str | None:
 def to_trackers(given: str | Sequence[str]) -> tuple[str, ...]:
     """Trackers as a tuple. Raises `UsageError` for one that cannot be used."""
     found = (given,) if isinstance(given, str) else tuple(given)
-    maketo_trackers(found)
+    make_trackers(found)
     return found
 
 

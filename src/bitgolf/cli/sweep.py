@@ -178,13 +178,20 @@ def sweep(
     if list_names or not target:
         return _list(target, list_names, as_json)
     from bitgolf.commands.sweep_runs import SweepExecution, SweepOptions
-    from bitgolf.pipeline.given_inputs import GivenInputs
 
-    scored = parse_score_tokens(score_tokens)
-    given = GivenInputs(tuple(text), shards, tokenizer, ReadOptions(key, skip_null, strict), score_tokens=scored)
+    given = _given(text, ReadOptions(key, skip_null, strict), shards, tokenizer, score_tokens)
     options = SweepOptions(tuple(sets), tuple(variants), seeds, 0, search, tuple(gates), steps, seconds, measure, quick)
     execution = SweepExecution(given, out, tuple(reuse), workers, cluster, devices, device, tuple(track))
     return _sweep(target, options, execution, tokens if score else None, as_json)
+
+
+def _given(
+    text: list[Path], reading: ReadOptions, shards: Path | None, tokenizer: Path | None, score_tokens: str
+) -> GivenInputs:
+    """The inputs of each run. Raises `UsageError` for a number of tokens that is none."""
+    from bitgolf.pipeline.given_inputs import GivenInputs
+
+    return GivenInputs(text, shards, tokenizer, reading, score_tokens=parse_score_tokens(score_tokens))
 
 
 def _list(target: str, list_names: bool, as_json: bool) -> None:
