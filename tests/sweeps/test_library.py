@@ -15,6 +15,7 @@ from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.recipes import has_recipe, quick
 from bitgolf.recipes.identity import training_key
+from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
 from bitgolf.sweeps.driver import SweepInputs, check_sweep, run_sweep
 from bitgolf.sweeps.factors import BASE
 from bitgolf.sweeps.load import describe_sweep, get_sweep, load_sweep, sweep_names
@@ -41,6 +42,10 @@ def test_every_variant_can_be_built_at_toy_size(name: str) -> None:
     sweep = quick_sweep(get_sweep(name))
     check_sweep(sweep)
     assert sweep["recipe"]["name"].endswith("-quick")
+    built = sweep()
+    first = built.search.next_round(built.space, ())
+    for recipe in (built.recipe(variant) for variant in (first.variants if first else ())):
+        training_time_limit(recipe, calibration_reserve(recipe) or 0.0)  # raises if the reserve takes the whole clock
     recipes = [level["recipe"] for factor in sweep["factors"] for level in factor["levels"] if level["recipe"]]
     assert all(recipe["name"].endswith("-quick") for recipe in recipes)
 

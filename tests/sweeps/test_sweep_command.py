@@ -18,7 +18,7 @@ from bitgolf.commands.sweep_runs import SweepOptions, plan_sweep
 from bitgolf.config.recipe_file import write_recipe
 from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, RecipeError, UsageError
-from bitgolf.files import read_json
+from bitgolf.files import file_digest, read_json
 from bitgolf.submission.imported import IMPORTED_FILE
 from bitgolf.sweeps.assignments import parse_seeds, split_values
 from bitgolf.sweeps.search.greedy import GreedyForward
@@ -27,7 +27,7 @@ from helpers import damage
 from helpers.command_line import run_command
 from helpers.forked import ForkedProcess
 from helpers.forked_programs import run_forked, run_python
-from helpers.toy_sweeps import BITS, comparable, executed_stages, plain, toy_sweep
+from helpers.toy_sweeps import BITS, comparable, executed_stages, plain, run_toy_sweep, toy_sweep
 
 RECIPE, *TEXT = damage.toy_source()
 
@@ -186,21 +186,26 @@ def test_edits_are_split_outside_of_brackets_and_quotes(pieces: list[str]) -> No
 def test_a_sweep_that_is_killed_twice_has_the_result_of_one_that_is_not(
     swept: tuple[Path, SweepSummary], tmp_path: Path
 ) -> None:
-    file, folder = tmp_path / "toy_sweep.json", tmp_path / "sweep"
-    write_recipe(file, toy_sweep())
+    """With one seed of the three: two trainings, and nineteen stages that are executed."""
+    file, folder, sweep = tmp_path / "toy_sweep.json", tmp_path / "sweep", toy_sweep(seeds=(0,))
+    shutil.copytree(swept[0], tmp_path / "whole", copy_function=shutil.copy2)
+    expected = run_toy_sweep(tmp_path / "whole", sweep)
+    write_recipe(file, sweep)
     words = ["sweep", str(file), *TEXT, "--out", str(folder)]
-    for reached in (12, 40):
+    for reached in (4, 14):
         process = ForkedProcess(run_python, ["-m", "bitgolf", *words])
         while process.status is None and executed_stages(folder).total() < reached:
             time.sleep(0.02)
         process.kill()
         assert process.finish().status == -9, "it was killed at work"
     before = executed_stages(folder)
-    assert before.total() < 50
+    assert before.total() < 19
     done = run_forked(*words, "--json")
     assert done.returncode == 0, done.stderr
-    assert comparable(json.loads(done.stdout)) == comparable(plain(swept[1]))
-    assert executed_stages(folder)["train"] == 6
+    assert comparable(json.loads(done.stdout)) == comparable(plain(expected))
+    assert (stages := executed_stages(folder))["train"] == 2 and stages.total() == 19
+    for run in folder.glob("*-s0"):
+        assert file_digest(run / "artifact.bg") == file_digest(swept[0] / run.name / "artifact.bg")
 
 
 # ---- other commands on the runs of a sweep -------------------------------------------------------------------------
