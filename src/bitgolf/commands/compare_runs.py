@@ -16,7 +16,7 @@ from bitgolf.report.quiet_matplotlib import quiet_matplotlib
 from bitgolf.store.comparison import Comparison, compare_groups, group_letter, measure_text
 from bitgolf.store.entry import is_run
 from bitgolf.store.index import run_folders
-from bitgolf.sweeps.folder import variant_groups
+from bitgolf.sweeps.folder import sweep_name, variant_groups
 
 PAGE_START = b"<!doctype html>"
 
@@ -40,7 +40,8 @@ def compare_runs(arguments: Sequence[str], page: Path | None = None) -> Comparis
         return comparison
     with quiet_matplotlib():
         from bitgolf.store.comparison_page.page import comparison_page
-    write_bytes(page, comparison_page(comparison).encode())
+    name = sweep_name(Path(arguments[0])) if len(arguments) == 1 else ""
+    write_bytes(page, comparison_page(comparison, f"Sweep {name}" if name else "Comparison of runs").encode())
     return msgspec.structs.replace(comparison, page=str(page))
 
 

@@ -185,6 +185,12 @@ def stored_sweep(folder: Path, record: SweepRecord) -> Spec[Sweep]:
     return from_json(record.sweep)
 
 
+def sweep_name(folder: Path) -> str:
+    """The name of the sweep in a folder, "" for a folder without one."""
+    record = read_record(folder)
+    return str(record.sweep.get("name", "")) if record else ""
+
+
 def variant_groups(folder: Path) -> dict[str, list[Path]]:
     """The runs of a sweep by variant: name and hash, as in the names of their folders -> folders; the base comes first.
 
