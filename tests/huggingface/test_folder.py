@@ -178,9 +178,20 @@ def test_the_code_is_that_of_the_model_alone(folder: Path) -> None:
     assert "class Trainer" not in (folder / "modeling_bitgolf.py").read_text()
 
 
-def test_the_card_of_an_artifact_alone_and_of_a_run(folder: Path) -> None:
+def test_the_card_of_an_artifact_alone(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "No figures were measured" in card and 'from_pretrained("hf", trust_remote_code=True)' in card
+
+
+def test_the_card_of_a_run_has_its_figures(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "folder_files", lambda loaded: {})
+    result = bitgolf.open_run(toy_run).result
+    commands.to_hf(toy_run, tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    scores = {stage: bpb for stage, bpb in result.bpb.items() if bpb is not None}
+    assert scores and all(f"| {stage} | {bpb:.4f} |" in card for stage, bpb in scores.items())
+    assert f"| packed artifact with its tokenizer | {result.bytes.self_contained:,} bytes |" in card
+    assert f"`{result.recipe}` ({result.hash}), seed {result.seed}" in card and f"{result.params:,}" in card
 
 
 def test_what_is_refused(toy: ToyArtifact, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
