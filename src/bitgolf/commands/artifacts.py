@@ -23,7 +23,7 @@ from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job
 from bitgolf.report.display import current_display
 from bitgolf.report.log import RunLog
 from bitgolf.report.progress import Progress
-from bitgolf.score.coding.open_predictor import default_method
+from bitgolf.score.coding.open_predictor import default_method, default_rows
 from bitgolf.score.coding.proof import prove
 from bitgolf.score.coding.proof_task import ProofTask, leading_documents
 from bitgolf.score.document_order import parse_order
@@ -233,7 +233,9 @@ def prove_score(
     if names and len(chosen) > 1:
         raise UsageError(f"a proof covers one method, got {len(chosen)}", where="--with", hint="give one --with")
     text = leading_documents(text, loaded.tokenizer, max_bytes) if max_bytes else text
-    claim = ProofTask(path, codec, text, chosen[0] if names else default_method(chosen), portable=portable)
+    method = chosen[0] if names else default_method(chosen)
+    rows = default_rows(codec.model, method().window)
+    claim = ProofTask(path, codec, text, method, rows=rows, portable=portable)
     if portable is None:
         coding.report_arithmetic(claim.arithmetic, claim.proved_method, RunLog())
     return prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)

@@ -63,7 +63,8 @@ class IncrementalDecoder:
             ids, counts = tokens.clamp_min(0)[:, None].to(self.device), active.long()
             hidden = decode(self.model, self.cache, ids, counts=counts, rope_scaling=self.rope_scaling)
             logits = self._last_logits(hidden, counts)
-            self.logits = torch.where(active[:, None].to(self.device), logits, self.logits)
+            whole = bool(active.all())
+            self.logits = logits if whole else torch.where(active[:, None].to(self.device), logits, self.logits)
 
     def _prefill_rows(self, rows: Tensor, contexts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Reset rows and process their contexts. Returns final hidden states (b, T, D) and token counts (b,)."""

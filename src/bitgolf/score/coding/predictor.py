@@ -48,27 +48,27 @@ class Predictor(Protocol):
 
 
 class DocumentState:
-    """The known tokens of a document, and its current window. targets: with the end, or `MAX_TARGETS`."""
+    """The known tokens of a document, and its current window. targets: with the end, or `MAX_TARGETS`.
+
+    ended: whether the final BOS is known. needs_token: whether the current window has a target that is not known.
+    """
 
     def __init__(self, document: int, method: ScoringMethod, bos: int, targets: int) -> None:
         self.document, self.tokens = document, [bos]
         self._windows = method.windows(targets)
         self.window = next(self._windows)
+        self.ended, self.needs_token = False, True
 
     @property
     def num_known(self) -> int:
         """Number of known targets. The last target of a document is BOS, its end."""
         return len(self.tokens) - 1
 
-    @property
-    def ended(self) -> bool:
-        """Whether the final BOS is known."""
-        return len(self.tokens) > 1 and self.tokens[-1] == self.tokens[0]
-
-    @property
-    def needs_token(self) -> bool:
-        """Whether the current window has a target that is not known."""
-        return not self.ended and self.num_known < self.window.stop
+    def append(self, symbol: int) -> None:
+        """Take the next token."""
+        self.tokens.append(symbol)
+        self.ended = symbol == self.tokens[0]
+        self.needs_token = not self.ended and len(self.tokens) <= self.window.stop
 
     @property
     def context(self) -> Tensor:
@@ -78,6 +78,7 @@ class DocumentState:
     def next_window(self) -> None:
         """Continue with the next window of the document."""
         self.window = next(self._windows)
+        self.needs_token = True
 
 
 class DocumentPredictor:
@@ -115,13 +116,15 @@ class DocumentPredictor:
 
     def log_probabilities(self) -> Tensor:
         """Log probabilities of the next tokens of the n active rows: float32 (n, V), in nats."""
-        return finite_log_softmax(self.reader.logits[[i for i, _ in self.active]], self.position())
+        whole = len(self.active) == len(self.rows)
+        logits = self.reader.logits if whole else self.reader.logits[[i for i, _ in self.active]]
+        return finite_log_softmax(logits, self.position())
 
     def update(self, symbols: Symbols) -> None:
         """Take the next tokens (n,) of the active rows, and move on to the tokens after them."""
         tokens = torch.full((len(self.rows),), -1)
         for (i, row), symbol in zip(self.active, symbols.tolist(), strict=True):
-            row.tokens.append(symbol)
+            row.append(symbol)
             if row.needs_token:
                 tokens[i] = symbol
         self._advance(tokens)

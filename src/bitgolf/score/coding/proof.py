@@ -27,11 +27,12 @@ import torch
 from bitgolf.errors import BitgolfError, FormatVersionError, UsageError, error_location
 from bitgolf.files import json_digest, read_json, write_bytes, write_json
 from bitgolf.report.log import RunLog
-from bitgolf.report.progress import duration
+from bitgolf.report.progress import WorkProgress, duration
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.callbacks import bits_progress
 from bitgolf.score.coding import compress
 from bitgolf.score.coding.bgz_format import MAGIC, encode_method
+from bitgolf.score.coding.block_threads import SharedProgress, can_share_model, in_order
 from bitgolf.score.coding.open_predictor import CPU_FLOAT32, batch_tokens, num_rows
 from bitgolf.score.coding.proof_task import DocumentGroup, ProofTask, group_documents
 from bitgolf.score.coding.sampling import CONFIDENCE, max_false_fraction, sample_groups
@@ -64,7 +65,7 @@ def prove(claim: ProofTask, folder: Path, *, sample: int, challenge: str, log: R
     times = [clock()]
     bits = _score_groups(claim, groups, folder, log)
     times.append(clock())
-    files = [_compress_group(claim, group, folder, log, len(groups)) for group in groups]
+    files = _compress_groups(claim, groups, folder, log)
     times.append(clock())
     commitment = _write_commitment(claim, groups, bits, files, folder)
     sampled = sample_groups(commitment, challenge, len(groups), sample)
@@ -87,7 +88,8 @@ def _announce(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Path, l
         return
     encoder = compress.Encoder(claim.codec, claim.method, rows=claim.rows, portable=claim.portable)
     speed = measure_speed(encoder, left[0].documents)
-    seconds = sum(group.stop - group.start for group in left) / speed.tokens_per_second
+    threads = min(len(left), torch.get_num_threads()) if can_share_model(claim.proved_method) else 1
+    seconds = sum(group.stop - group.start for group in left) / speed.tokens_per_second / threads
     if seconds >= LEAST_ANNOUNCED:
         rate = f"{speed.tokens_per_second:,.0f} tokens/s"
         log.info(
@@ -137,24 +139,28 @@ def _score_groups(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Pat
     return bits
 
 
-def _compress_group(claim: ProofTask, group: DocumentGroup, folder: Path, log: RunLog, groups: int) -> Path:
-    """Compress a group. A file that an earlier call wrote is reused."""
-    path = _compressed_path(claim, group, folder)
-    if path.exists():
+def _compress_groups(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Path, log: RunLog) -> list[Path]:
+    """Compress all groups, as many at a time as torch has threads. A file that an earlier call wrote is reused."""
+    work, total = WorkProgress(log.progress, "compress", "bytes"), claim.text.bytes
+    shared = SharedProgress(lambda done, bits: work.update(done, total, f"{bits / max(done, 1):.4f} bpb"))
+    paths = [_compressed_path(claim, group, folder) for group in groups]
+    sizes = [sum(map(len, group.decode(claim.codec.tokenizer))) for group in groups]
+    work.restart(sum(size for path, size in zip(paths, sizes, strict=True) if path.exists()))
+
+    def compressed(group: DocumentGroup) -> Path:
+        path, size = paths[group.number], sizes[group.number]
+        if path.exists():
+            shared.finish(size, 8.0 * path.stat().st_size)
+            return path
+        words = {"method": claim.method, "rows": claim.rows, "portable": claim.portable}
+        with error_location(f"group {group.number}"):
+            file = compress.compress(claim.codec, group.documents, **words, progress=shared.of_block(size))
+        write_bytes(path, file.data)
+        shared.finish(size, file.bits)
         return path
-    size = sum(map(len, group.decode(claim.codec.tokenizer)))
-    progress = bits_progress(log.progress, f"compress group {group.number} of {groups}", size)
-    with error_location(f"group {group.number}"):
-        file = compress.compress(
-            claim.codec,
-            group.documents,
-            method=claim.method,
-            rows=claim.rows,
-            portable=claim.portable,
-            progress=progress,
-        )
-    write_bytes(path, file.data)
-    return path
+
+    threads = torch.get_num_threads() if can_share_model(claim.proved_method) else 1
+    return list(in_order(compressed, groups, threads, shared.stop))
 
 
 def _compressed_path(claim: ProofTask, group: DocumentGroup, folder: Path) -> Path:
