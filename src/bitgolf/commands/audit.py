@@ -96,9 +96,9 @@ class _ShownAudit(AuditObserver):
 
     def planned(self, plan: AuditPlan, seconds: float) -> None:
         self.total = plan.runs
-        asked = ", ".join(f"{c.check} {c.asked} {c.units} ({c.runs} runs)" for c in plan.checks if c.asked)
+        asked = ", ".join(f"{c.check} {c.asked} in {c.runs:,} runs" for c in plan.checks if c.asked)
         cost = f"{plan.runs:,} runs of {seconds:.2g} s, about {duration(plan.runs * seconds)}"
-        current_display().message(f"{self.name}: {cost}: {asked}")
+        current_display().message(f"{self.name}: {cost}; questions: {asked}")
 
     def checking(self, check: str) -> None:
         self.check = check
