@@ -12,7 +12,7 @@ OTHER := .venv-torch-$(TORCH)
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 EXTRAS := dev,parquet,cluster,tensorboard,wandb,trackio,transformers,lm-eval,docs
-PACKAGES := lrzip chromium openssh-serverchromium qemu-user
+PACKAGES := lrzip chromium openssh-server qemu-user
 
 .PHONY: quickstart test types tests test-all test-torch cheats site lint clean
 

@@ -58,10 +58,9 @@ def train(
 ) -> RunFolder:
     """Run a recipe, as `bitgolf run` does, and return its folder. Stages done with the same settings are reused.
 
-    recipe: a value, a name or file, or the folder of a run. text: files, folders and patterns. seconds, steps: limits of
-    training; 0 means none. set: path in the recipe -> value or part. from_stage: repeat this and later stages. progress:
-    show messages. observer: receives each event; a text that it returns stops the run. All others are as the options of
-    `bitgolf run`. `Stopped` and `KeyboardInterrupt` save a training. A refused call leaves the folder as it was.
+    recipe: a value, a name or file, or the folder of a run. seconds, steps: limits of training; 0 means none. set: path in
+    the recipe -> value or part. observer: receives each event; a text that it returns stops the run. All others are as
+    the options of `bitgolf run`. `Stopped` and `KeyboardInterrupt` save a training. A refused call changes nothing.
     """
     reading, observers = ReadOptions(key, skip_null, strict), [observer] if observer else []
     given = GivenInputs(to_paths(text), optional_path(shards), optional_path(tokenizer), reading, seed, score_tokens)
