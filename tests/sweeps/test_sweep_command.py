@@ -26,7 +26,7 @@ from bitgolf.sweeps.summary import SweepSummary
 from helpers import damage
 from helpers.command_line import run_command
 from helpers.forked import ForkedProcess
-from helpers.forked_programs import run_forked, run_python
+from helpers.forked_programs import run_python
 from helpers.toy_sweeps import BITS, comparable, executed_stages, plain, run_toy_sweep, toy_sweep
 
 RECIPE, *TEXT = damage.toy_source()
@@ -200,9 +200,7 @@ def test_a_sweep_that_is_killed_twice_has_the_result_of_one_that_is_not(
         assert process.finish().status == -9, "it was killed at work"
     before = executed_stages(folder)
     assert before.total() < 19
-    done = run_forked(*words, "--json")
-    assert done.returncode == 0, done.stderr
-    assert comparable(json.loads(done.stdout)) == comparable(plain(expected))
+    assert comparable(run_json(*words)) == comparable(plain(expected))
     assert (stages := executed_stages(folder))["train"] == 2 and stages.total() == 19
     for run in folder.glob("*-s0"):
         assert file_digest(run / "artifact.bg") == file_digest(swept[0] / run.name / "artifact.bg")
