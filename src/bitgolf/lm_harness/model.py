@@ -57,7 +57,7 @@ class BitgolfHarnessModel(HarnessModel):
         """
         pairs = [self._pair(*request.args) for request in requests]
         scores = iter(self.bitgolf.continuations([pair for pair in pairs if pair[1]], batch=self.batch_tokens))
-        found = [tuple(next(scores)) if tokens else (0.0, True) for _, tokens in pairs]
+        found: list[tuple[float, bool]] = [next(scores) if tokens else (0.0, True) for _, tokens in pairs]
         for request, score in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, score)
         return found
