@@ -173,6 +173,8 @@ def test_the_commands_of_a_document_run_in_their_order(
     monkeypatch.chdir(folder)
     if name := OWN_FILES.get(document.name):
         (folder / name).write_text(fenced_blocks(document.read_text(), ("python",))[0])
+    for made in folder.glob("FILE.*"):  # by another document; a file is replaced with --force only
+        made.unlink()
     more_shards = {f"{SP1024}/fineweb_train_{i:06d}.bin": shard(i) for i in range(4, 10)}
     with hub_server() as hub, library_on(hub, folder):
         hub.publish(PUBLISHED, repository_files() | more_shards)

@@ -84,7 +84,7 @@ def test_the_model_is_restored(model: LM, text: TokenizedText) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        part(DocumentLoRA, **LORA | {"rows": 2}),
+        part(DocumentLoRA, **LORA).replace(rows=2),
         part(DocumentLoRA, **LORA, keep_a=True),
         SGD.replace(isolated=True),
         part(SlidingScoring),

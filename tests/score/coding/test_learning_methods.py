@@ -47,7 +47,7 @@ METHODS: dict[str, Spec[ScoringMethod]] = {
     "sgd": part(StreamSGD, window=12, stride=6, chunk=24, adaptation=SGD),
     "sgd on isolated documents": part(StreamSGD, window=12, stride=6, chunk=24, isolated=True, adaptation=SGD),
     "mixed": part(NGramMixing, window=12, stride=4),
-    "mixed adapters": part(NGramMixing, method=part(DocumentLoRA, **LORA | {"rows": 1})),
+    "mixed adapters": part(NGramMixing, method=part(DocumentLoRA, **LORA).replace(rows=1)),
     "mixed descent": part(NGramMixing, method=part(StreamSGD, window=12, stride=6, chunk=24, adaptation=SGD)),
     "mixed in isolated documents": part(NGramMixing, window=12, stride=4, isolated=True),
     "cached": part(CachedScoring, window=12, stride=5),

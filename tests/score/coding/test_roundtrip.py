@@ -34,7 +34,14 @@ def compress(source: Path, target: Path) -> CompressResult:
     target.write_bytes(source.read_bytes()[::-1])
     size = source.stat().st_size
     return CompressResult(
-        bytes_in=size, bytes_out=size, bpb_coded=8.0, bpb_predicted=8.0, method="m", arithmetic="native", seconds=0.0
+        bytes_in=size,
+        bytes_out=size,
+        bytes_stored=0,
+        bpb_coded=8.0,
+        bpb_predicted=8.0,
+        method="m",
+        arithmetic="native",
+        seconds=0.0,
     )
 
 

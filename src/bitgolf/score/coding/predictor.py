@@ -27,12 +27,12 @@ Symbols = npt.NDArray[np.int32]
 
 
 class Predictor(Protocol):
-    """Predicts tokens in an order that depends on known tokens only.
+    """Predicts tokens in an order that depends on known tokens only."""
 
-    targets: (document, index in it) of the n tokens that are predicted next; empty at the end.
-    """
-
-    targets: Sequence[tuple[int, int]]
+    @property
+    def targets(self) -> Sequence[tuple[int, int]]:
+        """(document, index in it) of the n tokens that are predicted next; empty at the end."""
+        ...
 
     def log_probabilities(self) -> Tensor:
         """Log probabilities of the targets: float32 (n, V), in nats. Raises `BitgolfError` if they are not finite."""
