@@ -64,6 +64,12 @@ def charges(model: LM, text: TokenizedText, method: ScoringMethod = SMALL, batch
     return out
 
 
+def without_mixing() -> ScoringMethod:
+    method = SMALL.without_adaptation()
+    assert method
+    return method()
+
+
 @pytest.fixture(scope="module")
 def text() -> TokenizedText:
     return text_of(words(80), words(50, 1)[:25] + words(80)[:25])
@@ -100,14 +106,14 @@ def test_what_comes_later_changes_nothing(model: LM, text: TokenizedText, batch_
 def test_totals_do_not_depend_on_the_batch(model: LM, text: TokenizedText) -> None:
     found = [charges(model, text, batch_tokens=n) for n in (1, 64, 10_000)]
     assert found[0] == pytest.approx(found[1], rel=1e-9) and found[0] == pytest.approx(found[2], rel=1e-9)
-    assert abs(found[0] - charges(model, text, SMALL.without_adaptation()())).max() > 0.5
+    assert abs(found[0] - charges(model, text, without_mixing())).max() > 0.5
 
 
 def test_gates_that_are_shut_leave_the_model_alone(model: LM, text: TokenizedText) -> None:
     """With all weights zero, the bits are exactly those of the model with the same windows."""
     shut = SMALL.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     shut.gates.weight[:] = 0
-    alone = SMALL.without_adaptation()().make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
+    alone = without_mixing().make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     found = np.zeros((2, text.num_targets))
     for player, out in zip((shut, alone), found, strict=True):
         score(player, text, SMALL, charges=out)
@@ -177,7 +183,7 @@ def test_either_counts_alone_and_the_documents_end_with_it(model: LM, alone: str
     """A repetition of the first document costs fewer bits with stream orders, and not with document orders only."""
     method = NGramMixing(**{**READING, "document_orders": (), "stream_orders": (), alone: (1, 3)})
     text = text_of(words(70), words(70))
-    found, still = charges(model, text, method), charges(model, text, SMALL.without_adaptation()())
+    found, still = charges(model, text, method), charges(model, text, without_mixing())
     assert found[:71].sum() < still[:71].sum() - 20
     gained = (still - found)[71:].sum() - (still - found)[:71].sum()
     assert (gained > 60) == (alone == "stream_orders")
