@@ -64,7 +64,7 @@ cheats: $(READY)  # the tables of docs/scoring.md: cheats that were caught, hone
 
 # The documentation as a site: build/site/index.html opens from disk. Warnings are errors.
 site: .venv/site-ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .venv/site-ready: $(READY)
 	$(PINNED) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]' --constraint constraints.txt

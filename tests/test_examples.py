@@ -147,9 +147,12 @@ def substituted(line: str) -> list[str]:
     if words[1] == "run" or (words[1] == "sweep" and "--text" in words):
         words[3:3] = [word for setting in TOY for word in ("--set", setting)]
     patterns = {word for word in words if "/" in word and "*" in word and f"'{word}'" not in line}
-    return [
-        name for word in words[1:] for name in (sorted(map(str, Path().glob(word))) if word in patterns else [word])
-    ]
+    return [name for word in words[1:] for name in (matches(word) if word in patterns else [word])]
+
+
+def matches(pattern: str) -> list[str]:
+    """The paths that match a pattern, sorted."""
+    return sorted(str(path) for path in Path().glob(pattern))
 
 
 def smaller(word: str) -> str:

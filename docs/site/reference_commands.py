@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from reference_text import cell, code, escaped, table
-
 from bitgolf.cli.main import command_parser
+from reference_text import cell, code, escaped, table
 
 HEAD = """# Command line
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from reference_text import cell, code, escaped, table
-
 from bitgolf.config.ranges import Range
 from bitgolf.config.readable import readable
 from bitgolf.config.registry import import_all_parts, in_package
 from bitgolf.config.spec import Spec, schema
+from reference_text import cell, code, escaped, table
 
 PAGES = {
     "model": ("Parts of the model", ["model", "grids"]),
@@ -95,20 +94,23 @@ def kind_of(cls: type) -> type:
 
 
 def section(kind: type, members: list[type]) -> Iterator[str]:
-    """Heading and description of an interface, and its parts."""
-    alone = members == [kind]
+    """Heading and description of an interface, and its parts. The interface may be a part itself."""
     yield f"## {kind.__name__}"
-    if not alone:
-        yield docstring(kind)
+    yield from entry(kind) if kind in members else [docstring(kind)]
     if places().get(kind):
         yield f"Used in: {', '.join(code(place) for place in places()[kind])}."
     for cls in members:
-        if not alone:
+        if cls is not kind:
             yield f"### {cls.__name__}"
-        yield docstring(cls)
-        if rows := list(setting_rows(cls)):
-            yield table(["setting", "value", "default"], rows)
-        yield f"Defined in `{cls.__module__}`."
+            yield from entry(cls)
+
+
+def entry(cls: type) -> Iterator[str]:
+    """Docstring, settings and module of a part."""
+    yield docstring(cls)
+    if rows := list(setting_rows(cls)):
+        yield table(["setting", "value", "default"], rows)
+    yield f"Defined in `{cls.__module__}`."
 
 
 def docstring(cls: type) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from reference_text import cell, code, table
-
 from bitgolf.recipes import describe, experiment_names, published_bpb, recipe_names
+from reference_text import cell, code, table
 
 HEAD = """# Recipes
 

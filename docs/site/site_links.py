@@ -14,6 +14,8 @@ PAGES_OF_THE_ROOT = {
 """Documents outside of docs/ -> their pages on the site."""
 FOLDER_OF_PAGE = {page: posixpath.dirname(file) for file, page in PAGES_OF_THE_ROOT.items()}
 LINK = re.compile(r"(\]\()([^()\s#]+)(#[^()\s]*)?(\))")
+ROW = re.compile(r"^\|.*$", re.MULTILINE)
+CODE = re.compile(r"`[^`\n]*`")
 FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -36,13 +38,19 @@ def site_markdown(markdown: str, page: str) -> tuple[str, list[str]]:
         return f"{match[1]}{posixpath.relpath(path, start)}{match[3] or ''}{match[4]}"
 
     pieces = FENCE.split(markdown)
-    pieces[::2] = [LINK.sub(rewritten, piece) for piece in pieces[::2]]
+    pieces[::2] = [LINK.sub(rewritten, unescaped_bars(piece)) for piece in pieces[::2]]
     return "".join(pieces), outside
+
+
+def unescaped_bars(markdown: str) -> str:
+    """Code hosts need a backslash before a bar in code in a table; Python-Markdown would show it."""
+    return ROW.sub(lambda row: CODE.sub(lambda span: span[0].replace("\\|", "|"), row[0]), markdown)
 
 
 def checkout_path(target: str, page: str) -> str:
     """The path in the checkout that a link of a page names."""
-    folder = FOLDER_OF_PAGE.get(page, posixpath.join("docs", posixpath.dirname(page)))
+    below = "" if page.startswith("notebooks/") else posixpath.dirname(page)  # notebooks are files of docs/ itself
+    folder = FOLDER_OF_PAGE.get(page, posixpath.join("docs", below))
     return posixpath.normpath(posixpath.join(folder, target))
 
 
