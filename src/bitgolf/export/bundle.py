@@ -108,7 +108,7 @@ class _Bundler:
             imports = _imports_of_scope(scope) if scope.parent else module.imports
             for variable, mentions in scope.variables.items():
                 target = imports.get(variable)
-                if not target and not scope.parent and variable in scope.bound:
+                if not target and not scope.parent and (variable in scope.bound or (name, variable) in self.replaced):
                     target = Imported(name, variable)
                 if not target or (scope.parent and not _is_own(target.module)):
                     continue  # a variable of a function, or what it imports from another package when it is called

@@ -19,7 +19,7 @@ import torch
 import torch.distributed
 
 from bitgolf.export.known_names import PURE_CALLS
-from bitgolf.export.program import Program
+from bitgolf.export.script_tree import ScriptTree, module_variables
 from bitgolf.export.simplify import last_name
 from bitgolf.export.walk import walk
 
@@ -55,8 +55,8 @@ class Effects:
     that mean variables of the module.
     """
 
-    def __init__(self, program: Program) -> None:
-        self.variables = program.variables()
+    def __init__(self, program: ScriptTree) -> None:
+        self.variables = program.known(module_variables)
         functions = [node for node in program.statements if isinstance(node, ast.FunctionDef)]
         plain = [node for node in functions if not node.decorator_list]
         self.null = {node.name for node in plain if _does_nothing(node.body)}
@@ -153,7 +153,7 @@ def _is_null(node: ast.FunctionDef) -> bool:
     return not node.decorator_list and _does_nothing(node.body)
 
 
-def _methods(program: Program) -> dict[str, list[ast.FunctionDef]]:
+def _methods(program: ScriptTree) -> dict[str, list[ast.FunctionDef]]:
     """Return name -> the methods of that name, of all classes, without names that objects of other packages have."""
     found = dict[str, list[ast.FunctionDef]]()
     for method in (method for facts in program.facts for method in facts.methods):

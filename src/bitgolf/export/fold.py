@@ -13,11 +13,13 @@ def folded(statement: ast.stmt, absent: Collection[str]) -> list[ast.stmt]:
 
     absent: names of classes without objects, so `type(x) is C` and `isinstance(x, C)` are false.
     """
-    found = _Folder(absent).visit(statement)
+    found = Folder(absent).visit(statement)
     return found if isinstance(found, list) else [found] if found else []
 
 
-class _Folder(Transformer):
+class Folder(Transformer):
+    """Removes branches that constants decide. absent: see `folded`."""
+
     def __init__(self, absent: Collection[str]) -> None:
         self.absent = absent
 
@@ -25,7 +27,8 @@ class _Folder(Transformer):
         generator = _yields(node)
         node.body = self._body(node.body) or [ast.Pass()]
         if generator and not _yields(node):
-            node.body += [ast.Return(None), ast.Expr(ast.Yield(None))]  # it stays a generator, of nothing
+            ends = isinstance(node.body[-1], ast.Return)  # it stays a generator, of nothing
+            node.body += [*([] if ends else [ast.Return(None)]), ast.Expr(ast.Yield(None))]
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -80,9 +83,12 @@ class _Folder(Transformer):
 
     def _body(self, statements: list[ast.stmt]) -> list[ast.stmt]:
         found = list[ast.stmt]()
-        for statement in statements:
+        for i, statement in enumerate(statements):
             made = self.visit(statement)
             found += made if isinstance(made, list) else [made]
+            ends = bool(found) and isinstance(found[-1], ast.Return | ast.Raise | ast.Continue | ast.Break)
+            if ends and not _is_bare_yield(statements[i + 1 :]):
+                break  # nothing reaches the rest
         return found
 
     def _is_absent(self, classes: ast.expr) -> bool:
@@ -92,6 +98,15 @@ class _Folder(Transformer):
         if isinstance(classes, ast.BinOp):
             return self._is_absent(classes.left) and self._is_absent(classes.right)
         return isinstance(classes, ast.Name) and classes.id in self.absent
+
+
+def _is_bare_yield(body: list[ast.stmt]) -> bool:
+    """Return whether statements are what makes a function without items a generator."""
+    match body:
+        case [ast.Expr(value=ast.Yield(value=None))]:
+            return True
+        case _:
+            return False
 
 
 def _yields(function: ast.FunctionDef) -> bool:

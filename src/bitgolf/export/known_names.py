@@ -98,6 +98,7 @@ PURE_CALLS = frozenset(
             "isdecimal",
             "lower",
             "upper",
+            "recipe",
         ),
     ]
 )

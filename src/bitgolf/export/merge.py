@@ -8,17 +8,17 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from bitgolf.export.effects import Effects
-from bitgolf.export.program import Facts, Program
+from bitgolf.export.script_tree import Facts, ScriptTree
 from bitgolf.export.simplify import last_name
 from bitgolf.export.walk import walk
 
 
-def drop_arguments(program: Program, roots: Collection[str]) -> bool:
+def drop_arguments(program: ScriptTree, roots: Collection[str]) -> bool:
     """Remove arguments that a function of the module never reads, where all its mentions are plain calls.
 
     roots: functions that are called elsewhere. Returns whether the program, which is changed, has changed.
     """
-    effects = Effects(program)
+    effects = program.known(Effects)
     calls, values = defaultdict[str, list[_Call]](list), set(roots)
     for facts in program.facts:
         called = {node.func: node for node in facts.calls}
@@ -85,7 +85,7 @@ def _remove_from(arguments: ast.arguments, name: str) -> None:
     arguments.args = [argument for argument in arguments.args if argument.arg != name]
 
 
-def join_classes(program: Program, texts: Collection[str]) -> bool:
+def join_classes(program: ScriptTree, texts: Collection[str]) -> bool:
     """Use the base of a class instead of it, if it adds nothing and is only derived from. Returns whether any was.
 
     The program is changed; the class itself is then mentioned nowhere.
@@ -105,7 +105,7 @@ def join_classes(program: Program, texts: Collection[str]) -> bool:
     return changed
 
 
-def _empty_classes(program: Program, texts: Collection[str]) -> Iterator[tuple[str, str]]:
+def _empty_classes(program: ScriptTree, texts: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield the classes that add nothing to their only base, and its name."""
     for node in program.statements:
         match node:
@@ -116,7 +116,7 @@ def _empty_classes(program: Program, texts: Collection[str]) -> Iterator[tuple[s
                 pass
 
 
-def drop_annotations(program: Program) -> bool:
+def drop_annotations(program: ScriptTree) -> bool:
     """Remove the types of the fields of msgspec structs that nothing decodes. Returns whether any was removed."""
     structs = {node.name: node for node in program.statements if isinstance(node, ast.ClassDef) and any(_types(node))}
     if not structs:

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bitgolf.export.constant_arguments import Parts
 from bitgolf.export.effects import FOREIGN_NAMES, Effects
 from bitgolf.export.known_names import SILENT_DECORATORS
 from bitgolf.export.merge import drop_annotations, drop_arguments, join_classes
-from bitgolf.export.program import Program, loaded_names
+from bitgolf.export.propagate import Propagator
 from bitgolf.export.scopes import FunctionNode
+from bitgolf.export.script_tree import ScriptTree, loaded_names
 from bitgolf.export.simplify import last_name
 from bitgolf.export.walk import INNER_FIELDS, Transformer, walk
 
@@ -24,19 +26,22 @@ KNOWN_BASES = frozenset(["object", "NamedTuple", "Exception", "Protocol"])
 
 
 def pruned(
-    bodies: Mapping[str, list[ast.stmt]], roots: Iterable[str], texts: Iterable[str]
+    bodies: Mapping[str, list[ast.stmt]], roots: Iterable[str], texts: Iterable[str], parts: Parts | None = None
 ) -> dict[str, list[ast.stmt]]:
     """Return the statements of modules in one namespace without what is superfluous. Their trees are changed.
 
-    roots: names that are mentioned elsewhere. texts: of the recipe, which name registered classes.
+    roots: names that are mentioned elsewhere. texts: of the recipe, which name registered classes. parts: of the recipe,
+    which fix arguments of these; None if they are not known.
     """
-    program, roots, texts = Program(bodies), set(roots), set(texts)
+    program, roots, texts = ScriptTree(bodies), set(roots), set(texts)
+    propagator = Propagator(program, roots, parts or {}, texts)
     while True:
         removed = [
             _Remover(program, roots, texts).remove(),
             drop_arguments(program, roots),
             join_classes(program, texts),
             drop_annotations(program),
+            parts is not None and propagator.propagate(),
         ]
         if not any(removed):
             return program.modules
@@ -61,8 +66,8 @@ class _Remover(Transformer):
     kept_attributes: whether the class around is derived from one that may read its attributes.
     """
 
-    def __init__(self, program: Program, roots: set[str], texts: set[str]) -> None:
-        self.program, self.effects, self.removed = program, Effects(program), False
+    def __init__(self, program: ScriptTree, roots: set[str], texts: set[str]) -> None:
+        self.program, self.effects, self.removed = program, program.known(Effects), False
         self.mentioned, self.read = Counter[str](), set(texts)
         for facts in program.facts:
             self.mentioned.update(facts.loads)
@@ -239,7 +244,7 @@ def _mentions(tree: ast.AST) -> list[str]:
     return [node.id for node in loaded_names(walk(tree))]
 
 
-def _with_foreign_bases(program: Program) -> dict[str, set[str]]:
+def _with_foreign_bases(program: ScriptTree) -> dict[str, set[str]]:
     """Return the classes that are derived from classes of other packages -> the last parts of the names of these."""
     own = {node.name: node for node in program.statements if isinstance(node, ast.ClassDef)}
     found = dict[str, set[str]]()

@@ -87,6 +87,12 @@ class Reached:
                 else:
                     yield statement
 
+    def classes(self) -> Iterator[ast.ClassDef]:
+        """Yield the reached classes."""
+        for module, indices in self.statements.items():
+            statements = (self.source(module).statements[index] for index in indices)
+            yield from (statement for statement in statements if isinstance(statement, ast.ClassDef))
+
     def require(self, module: str, name: str) -> None:
         """Reach the statements that bind a name of a module of the package. name: "" for the whole module."""
         if module not in module_files():

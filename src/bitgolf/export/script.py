@@ -10,6 +10,7 @@ import ast
 import copy
 import gc
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +25,7 @@ from bitgolf.export.module_source import ModuleSource
 from bitgolf.export.prune import mentioned_imports, pruned
 from bitgolf.export.reach import Reached
 from bitgolf.export.scopes import FunctionNode
-from bitgolf.export.short_runs import CALIBRATION
+from bitgolf.export.short_runs import CALIBRATION, CONTEXTS
 from bitgolf.export.walk import copied, walk
 from bitgolf.submission.self_extracting import self_extracting
 
@@ -66,7 +67,12 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
         replaced["bitgolf.tokens.loading", "tokenizer_from_bytes"] = (SHORT_FORMS, TOKENIZERS[tokenizer])
     if recipe.get("calibrate") is None:
         replaced |= dict.fromkeys(CALIBRATION, (SHORT_RUNS, "no_calibration"))
-    return reached_from([(PROGRAM, "main"), OPENMP], recipe, replaced)
+    roots = [(PROGRAM, "main"), OPENMP]
+    if not any(part.get("variance_contexts") for part in parts_in(recipe)):
+        reached = reached_from(roots, recipe, replaced | dict.fromkeys(CONTEXTS, (SHORT_RUNS, "no_contexts")))
+        if not any(map(_codes_in_contexts, reached.classes())):
+            return reached
+    return reached_from(roots, recipe, replaced)
 
 
 def short_forms(module: str) -> dict[Symbol, Symbol]:
@@ -96,6 +102,12 @@ def reached_from(roots: Sequence[Symbol], recipe: Any, replaced: Mapping[Symbol,
             return reached
         absent -= built
         unused -= used
+
+
+def _codes_in_contexts(node: ast.ClassDef) -> bool:
+    """Return whether a codec codes some of its arrays with contexts."""
+    own = [member for member in node.body if isinstance(member, FunctionNode) and member.name == "context_coded"]
+    return any(ast.unparse(member.body[-1]) != "return ()" for member in own)
 
 
 def _unused_defaults(recipe: Any, modules: dict[str, str]) -> set[Default]:
@@ -193,6 +205,13 @@ def parts_in(value: Any) -> Iterator[dict[str, Any]]:
             yield from parts_in(item)
 
 
+def _parts_by_name(recipe: Any) -> dict[str, list[dict[str, Any]]]:
+    found = defaultdict[str, list[dict[str, Any]]](list)
+    for part in parts_in(recipe):
+        found[part["part"]].append(part)
+    return found
+
+
 def part_names(recipe: Any) -> set[str]:
     """Return the names of the parts in the JSON form of a recipe."""
     return {part["part"] for part in parts_in(recipe)}
@@ -231,7 +250,8 @@ def merged(reached: Reached, roots: Sequence[Symbol], recipe: Any, order: Sequen
     bodies = {name: module_body(reached, reached.source(name)) for name in sorted(reached.modules)}
     parts = sorted({part_modules()[part] for part in part_names(recipe)})
     found = bundle(bodies, [*order, *parts], reached.replaced)
-    modules = pruned(found.modules, [found.names[symbol] for symbol in roots], _texts(recipe))
+    kept = [found.names[symbol] for symbol in roots]
+    modules = pruned(found.modules, kept, _texts(recipe), _parts_by_name(recipe))
     optional = {name: mentioned_imports(own, modules) for name, own in found.optional.items() if name in modules}
     return found._replace(modules=modules, imports=mentioned_imports(found.imports, modules), optional=optional)
 

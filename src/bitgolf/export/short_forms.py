@@ -127,28 +127,64 @@ class OpenedTokenizer:
         return self.byte_lengths[ids]
 
 
+class OpenedCaseOps(OpenedTokenizer):
+    """What a script needs of a tokenizer with case operators. pieces: bytes of each token, none for boundaries."""
+
+    def __init__(self, serialized: bytes, bos: int, pieces: list[bytes]) -> None:
+        import numpy as np
+
+        super().__init__(serialized, bos, np.array(list(map(len, pieces))))
+        self.pieces = pieces
+
+    def count_bytes(self, ids: Any) -> Any:
+        import numpy as np
+
+        documents = np.split(ids, np.flatnonzero(self.byte_lengths[ids] == 0))
+        return np.concatenate(list(map(self.count_document, documents)))
+
+    def count_document(self, ids: Any) -> Any:
+        """Return the bytes of text that each token of one document accounts for, without those of operators."""
+        import numpy as np
+
+        from bitgolf.text.caseops import text_byte_mask
+
+        kept = text_byte_mask(b"".join(map(self.pieces.__getitem__, ids)))
+        before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
+        return np.diff(before[np.cumsum([0, *self.byte_lengths[ids]])])
+
+
+def _pieces(model: Any) -> list[bytes]:
+    """Return the bytes of each token of a SentencePiece model, none for tokens without text."""
+
+    def piece(token: int) -> bytes:
+        text = model.id_to_piece(token)
+        if model.is_byte(token):
+            return bytes([int(text[3:5], 16)])
+        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
+            return b""
+        return text.replace("\u2581", " ").encode()
+
+    return list(map(piece, range(len(model))))
+
+
 def open_sentencepiece(proto: bytes, *, where: str = "") -> Any:
     """`tokenizer_from_bytes` of a script for SentencePiece models."""
     import numpy as np
     from sentencepiece import SentencePieceProcessor
 
     model = SentencePieceProcessor(model_proto=proto)
-
-    def length(token: int) -> int:
-        if model.is_byte(token):
-            return 1
-        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
-            return 0
-        return len(model.id_to_piece(token).replace("\u2581", " ").encode())
-
-    return OpenedTokenizer(proto, model.bos_id(), np.array([length(token) for token in range(len(model))]))
+    return OpenedTokenizer(proto, model.bos_id(), np.array(list(map(len, _pieces(model)))))
 
 
 def open_caseops(proto: bytes, *, where: str = "") -> Any:
     """`tokenizer_from_bytes` of a script for SentencePiece models of text with case operators."""
-    from bitgolf.tokens.caseops_tokenizer import MAGIC, CaseOpsTokenizer
+    from sentencepiece import SentencePieceProcessor
 
-    return CaseOpsTokenizer(MAGIC + proto.removeprefix(MAGIC))
+    from bitgolf.tokens.caseops_tokenizer import MAGIC
+
+    proto = proto.removeprefix(MAGIC)
+    model = SentencePieceProcessor(model_proto=proto)
+    return OpenedCaseOps(MAGIC + proto, model.bos_id(), _pieces(model))
 
 
 def open_bytes(proto: bytes, *, where: str = "") -> Any:

@@ -93,6 +93,33 @@ def bit_breakdown(text: Any, charges: Any, tokenizer: Any, distributed: Any) -> 
     """A script reports totals only."""
 
 
+CALIBRATED = dict[Any, Any]()
+"""Path of a file that is not written -> the statistics that it would have. The process that calibrates packs, too."""
+
+
+@short_form_of("bitgolf.quantize.calibration.stats_file")
+def save_calibration(path: Any, stats: Any, about: Any = None) -> None:
+    """Keep the statistics."""
+    CALIBRATED[path] = stats
+
+
+@short_form_of("bitgolf.quantize.calibration.stats_file")
+def load_calibration(path: Any) -> Any:
+    """Return the statistics that `save_calibration` has kept."""
+    return CALIBRATED[path]
+
+
+@short_form_of("bitgolf.report.progress")
+class WorkProgress:
+    """Nobody watches a script."""
+
+    def __init__(self, show: Any, stage: str, unit: str) -> None:
+        pass
+
+    def update(self, done: float, total: float) -> None:
+        """Show nothing."""
+
+
 def no_calibration(*arguments: Any, **options: Any) -> Any:
     """What stands for calibration in a script whose recipe has none: it is never called."""
 
@@ -104,3 +131,11 @@ CALIBRATION = (
     ("bitgolf.pipeline.calibration", "measure_calibration_reserve"),
 )
 """(module, name) of the functions that `no_calibration` replaces."""
+
+
+def no_contexts(*arguments: Any, **options: Any) -> Any:
+    """What stands for the context models of codes in a script whose recipe codes none with contexts."""
+
+
+CONTEXTS = (("bitgolf.quantize.encoding", "context_models"), ("bitgolf.pack.streams", "_stream_context_models"))
+"""(module, name) of the functions that `no_contexts` replaces."""

@@ -123,6 +123,7 @@ class _Simplifier(Transformer):
             node.body = [statement for statement in node.body if not _is_text(statement)]
             return node
         node.bases = [base for base in node.bases if last_name(_generic(base)) not in UNUSED_BASES]
+        node.decorator_list = [d for d in node.decorator_list if last_name(d) not in UNUSED_DECORATORS]
         self.path.append(node.name)
         is_protocol = any(last_name(_generic(base)) == "Protocol" for base in node.bases)
         node.body = self._body([s for s in node.body if not is_protocol or not _is_text(s)])
@@ -150,6 +151,8 @@ class _Simplifier(Transformer):
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id == "cast" and len(node.args) == 2:
             return node.args[1]
+        if isinstance(node.func, ast.Name) and node.func.id == "zip":
+            node.keywords = []  # lengths are checked where a user can get them wrong
         if isinstance(node.func, ast.Subscript) and last_name(node.func.value) in GENERIC_CONSTRUCTORS:
             node.func = node.func.value
         return node

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import Any, TypeVar
 
 from bitgolf.export.scopes import FunctionNode, Scope, scopes_of
 from bitgolf.export.walk import walk
+
+T = TypeVar("T")
 
 
 class Facts:
@@ -39,6 +42,13 @@ class Facts:
                 case _:
                     pass
         self.loads = Counter(name.id for name in loaded_names(self.names))
+        self._found = dict[Callable[[Facts], Any], Any]()
+
+    def known(self, find: Callable[[Facts], T]) -> T:
+        """Return what a function finds in the statement, which is kept until it changes."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        return self._found[find]
 
     @cached_property
     def scope(self) -> Scope:
@@ -63,12 +73,13 @@ class Facts:
             yield from (method for method in node.body if isinstance(method, ast.FunctionDef))
 
 
-class Program:
+class ScriptTree:
     """The statements of a script by module. They may be changed, if `changed` is called for each that was."""
 
     def __init__(self, modules: Mapping[str, list[ast.stmt]]) -> None:
         self.modules = dict(modules)
         self._facts = dict[ast.stmt, Facts]()
+        self._whole = dict[Callable[[ScriptTree], Any], Any]()
 
     @property
     def statements(self) -> Iterator[ast.stmt]:
@@ -86,11 +97,19 @@ class Program:
 
     def changed(self, statement: ast.stmt) -> None:
         self._facts.pop(statement, None)
+        self._whole.clear()
 
-    def variables(self) -> set[ast.AST]:
-        """Return the names in the program that mean variables of the module."""
-        bound = {name for facts in self.facts for name in facts.scope.bound}
-        return {node for facts in self.facts for node in facts.free if node.id in bound}
+    def known(self, find: Callable[[ScriptTree], T]) -> T:
+        """Return what a function finds in the whole program, which is kept until a statement changes."""
+        if find not in self._whole:
+            self._whole[find] = find(self)
+        return self._whole[find]
+
+
+def module_variables(program: ScriptTree) -> set[ast.AST]:
+    """Return the names in a program that mean variables of the module."""
+    bound = {name for facts in program.facts for name in facts.scope.bound}
+    return {node for facts in program.facts for node in facts.free if node.id in bound}
 
 
 def loaded_names(nodes: list[ast.Name] | list[ast.AST]) -> Iterator[ast.Name]:
