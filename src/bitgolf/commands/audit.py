@@ -234,8 +234,12 @@ def own_evaluations(
             loaded.tokenizer, lambda: method.make_player(loaded.model, vocab, place, SINGLE_PROCESS), method
         )
 
-    chosen = [spec() for spec in select_methods(loaded.recipe.score, methods, edits)]
-    return path, {method.name: making(method) for method in chosen}
+    found = dict[str, _Auditable]()
+    for spec in select_methods(loaded.recipe.score, methods, edits):
+        method = spec()
+        same = sum(name.split()[0] == method.name for name in found)
+        found[f"{method.name} {same + 1}" if same else method.name] = making(method)
+    return path, found
 
 
 def _audited(

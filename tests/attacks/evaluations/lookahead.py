@@ -73,6 +73,18 @@ class ShortOwnWindowBias(OwnWindowBias):
     size = 16
 
 
+class ShortestOwnWindowBias(OwnWindowBias):
+    """The same with windows of 8 targets, so that it reaches no further than a mask that is off by one."""
+
+    size = 8
+
+
+class ShortestPreviousWindowBias(PreviousWindowBias):
+    """Honest: windows of 8 targets."""
+
+    size = 8
+
+
 class ShortPreviousWindowBias(PreviousWindowBias):
     """Honest: windows of 16 targets."""
 

@@ -66,6 +66,7 @@ CHEATS = [
     Cheat("last-epoch scoring, 40 %", "only in the first two fifths of the documents", only(documents(0, 0.4), lookahead.LastEpoch, IsolatedBigram), IsolatedBigram, "last-epoch", 0.4),
     Cheat("own-window optimization", "a bias fitted to the targets that are scored with it (SLOT)", lookahead.OwnWindowBias, lookahead.PreviousWindowBias, "fitted-to-own-targets", 0.9),
     Cheat("own-window optimization, 16 targets", "the same in windows of 16 targets", lookahead.ShortOwnWindowBias, lookahead.ShortPreviousWindowBias, "fitted-to-own-targets", 0.9),
+    Cheat("own-window optimization, 8 targets", "the same in windows of 8 targets", lookahead.ShortestOwnWindowBias, lookahead.ShortestPreviousWindowBias, "fitted-to-own-targets", 0.85),
     Cheat("own-window optimization, a quarter", "only in the last quarter of the text", only(text(0.75, 1), lookahead.ShortOwnWindowBias, lookahead.ShortPreviousWindowBias), lookahead.ShortPreviousWindowBias, "fitted-to-own-targets", 0.22),
     Cheat("lookahead by one token", "a distribution given the token after the target, mixed in", Peek, NoPeek, "lookahead", ALL),
     Cheat("lookahead, 55 % of documents", "only in the first 55 % of each document", only(depth(0, 0.55), Peek, NoPeek), NoPeek, "lookahead", 0.55),
