@@ -126,6 +126,50 @@ def test_what_is_no_claim_is_a_finding(change: Callable[[ClaimedScore], Any]) ->
     assert examined(Odd).verdict == "evaluation-error"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encode": lambda self, data: np.array([99])},
+        {"encode": lambda self, data: np.array([-1])},
+        {"encode": lambda self, data: np.array([2, 1, 3])},
+        {"encode": lambda self, data: np.array([[2, 3]])},
+        {"encode": lambda self, data: np.array([2] * len(data))},
+        {"encode": lambda self, data: np.array([], np.int64)},
+        {"encode": lambda self, data: "abc"},
+        {"vocab": 2},
+        {"vocab": "six"},
+        {"bos": 6},
+        {"bos": -1},
+        {"decode": lambda self, ids: None},
+    ],
+)
+def test_a_tokenizer_that_is_none_is_a_finding(change: dict[str, Any]) -> None:
+    class Odd(Entry):
+        def __init__(self) -> None:
+            self.tokenizer = type("OddTokenizer", (TwoBitTokenizer,), change)()
+
+    found = examined(Odd)
+    assert found.findings and found.findings[0].rule == "evaluation-error", found
+
+
+def test_a_distribution_may_exclude_tokens() -> None:
+    class Sure(Entry):
+        """Expects one token only, which is the right one."""
+
+        def evaluate(self, view: DataView) -> ClaimedScore:
+            tokens = view.tokens()
+            rows = np.full((view.targets, VOCAB), np.inf)
+            rows[np.arange(view.targets), tokens[1:]] = 0.0
+            return ClaimedScore(
+                np.arange(view.targets),
+                np.zeros(view.targets),
+                view.bytes,
+                distributions={t: rows[t] for t in view.distribution_targets},
+            )
+
+    assert examined(Sure).verdict == "target-in-key"
+
+
 def test_what_cannot_be_repeated_proves_nothing() -> None:
     random = np.random.default_rng(0)
 

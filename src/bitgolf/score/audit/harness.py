@@ -11,10 +11,12 @@ import numpy as np
 
 from bitgolf.score.audit.budget import AuditBudget
 from bitgolf.score.audit.evaluation import Bools, ClaimedScore, Floats, Ints
-from bitgolf.score.audit.runner import EvaluationRequest, EvaluationRun, EvaluationRunner
+from bitgolf.score.audit.findings import error
+from bitgolf.score.audit.runner import AuditStopped, EvaluationRequest, EvaluationRun, EvaluationRunner
 from bitgolf.score.text import TokenizedText, append_final_bos
 
 T = TypeVar("T")
+MIN_VOCABULARY = 3  # BOS, and two tokens of which one can replace the other
 FILLS = ("random", "text", "repeat")  # random tokens, text from elsewhere, the tokens that stay, repeated
 
 
@@ -58,16 +60,26 @@ class AuditHarness:
         self.runner, self.documents, self.budget, self.runs, self._on_run = runner, list(documents), budget, 0, on_run
         self.random = np.random.default_rng(seed)
         self.isolated, self.vocab, self.bos = runner.facts()
+        if not 0 <= self.bos < self.vocab or self.vocab < MIN_VOCABULARY:
+            details = f"a tokenizer needs {MIN_VOCABULARY} tokens, BOS among them; got {self.vocab}, BOS {self.bos}"
+            raise AuditStopped(error("evaluation-error", details))
         self.text, self.training = self.encode(self.documents), self.encode(training).tokens
         occur = np.union1d(self.text.tokens, self.training)
         self.token_pool: Ints = occur[occur != self.bos]
+        if len(self.token_pool) < MIN_VOCABULARY - 1:
+            raise AuditStopped(error("evaluation-error", "all texts are encoded as the same token, or as none"))
         self.decoy = self.perturb(self.text.tokens, np.ones(len(self.text.tokens), bool))
 
     # ---- text --------------------------------------------------------------------------------------------------------
 
     def encode(self, documents: Sequence[bytes]) -> TokenizedText:
         """Tokenize documents with the evaluation's tokenizer, which may be lossy. `bytes` are those of the raw ones."""
-        pieces = [np.append(self.bos, ids) for ids in self.runner.encode(documents)]
+        encoded = self.runner.encode(documents)
+        for ids in encoded:
+            if ids.ndim != 1 or ((ids < 0) | (ids >= self.vocab) | (ids == self.bos)).any():
+                details = f"`encode` must return tokens (n,) from 0 to {self.vocab - 1} without BOS ({self.bos})"
+                raise AuditStopped(error("evaluation-error", f"{details}, got {ids.shape} up to {ids.max(initial=0)}"))
+        pieces = [np.append(self.bos, ids) for ids in encoded]
         return TokenizedText(append_final_bos(np.concatenate(pieces), self.bos), sum(map(len, documents)), self.bos)
 
     def random_tokens(self, size: int) -> Ints:
