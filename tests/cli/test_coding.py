@@ -6,7 +6,6 @@ import io
 import json
 import random
 import sys
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,9 +126,7 @@ def test_an_error_in_one_thread_ends_the_others(codec: TextCodec, text: bytes) -
         file_blocks.compress_file(
             encoder, blocks(), io.BytesIO(), threads=4, progress=lambda size, bits: done.append(size)
         )
-    count = len(done)
-    time.sleep(0.5)
-    assert len(done) <= count + 2, "blocks go on although the file is given up"
+    assert max(done, default=0) < len(text), "blocks were coded to their end although the file is given up"
 
 
 def test_noise_is_stored_without_an_attempt(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,29 +163,36 @@ def test_damaged_and_cut_files_are_found_before_anything_is_decoded(
 ) -> None:
     encoder, target = Encoder(codec, default_method(codec.methods), portable=False), io.BytesIO()
     file_blocks.compress_file(encoder, blocks, target)
+    assert CompressedFile(codec, target).bytes == sum(map(len, blocks))
     whole = bytearray(target.getvalue())
     at = data.draw(st.integers(0, len(whole) - 1))
-    match data.draw(st.sampled_from(["flip", "cut", "insert", "append", "drop"])):
+    match data.draw(st.sampled_from(["flip", "cut", "insert", "append"])):
         case "flip":
             whole[at] ^= 1 << data.draw(st.integers(0, 7))
         case "cut":
             del whole[at:]
         case "insert":
             whole.insert(at, data.draw(st.integers(0, 255)))
-        case "append":
-            whole += b"\0"
         case _:
-            sections = list(read_sections(io.BytesIO(target.getvalue()), len(whole)))
-            if len(sections) < 3:
-                return
-            # a section is left out; those after it keep their CRCs
-            kept = [target.getvalue()[a:b] for a, b in spans(target.getvalue())]
-            del kept[data.draw(st.integers(1, len(kept) - 2))]
-            whole = bytearray(whole[:4] + b"".join(kept))
+            whole += b"\0"
     if bytes(whole) == target.getvalue():
         return
     with pytest.raises(BitgolfError):
         CompressedFile(codec, io.BytesIO(bytes(whole)))
+
+
+def test_blocks_that_are_missing_exchanged_or_of_another_file_are_found(codec: TextCodec) -> None:
+    """Each of them has a right checksum of its own contents."""
+    files = list[bytes]()
+    for letters in (b"abcd", b"abce"):
+        target = io.BytesIO()
+        blocks = [bytes([letter]) for letter in letters]
+        file_blocks.compress_file(Encoder(codec, default_method(codec.methods), portable=False), blocks, target)
+        files.append(target.getvalue())
+    (header, *own, end), other = ([data[a:b] for a, b in spans(data)] for data in files)
+    for wrong in ([*own[:1], *own[2:]], own[:3], [own[1], own[0], *own[2:]], [*own[:3], other[4]], [*own, own[3]]):
+        with pytest.raises(BitgolfError, match="CRC-32"):
+            CompressedFile(codec, io.BytesIO(files[0][:4] + header + b"".join(wrong) + end))
 
 
 def spans(data: bytes) -> list[tuple[int, int]]:
