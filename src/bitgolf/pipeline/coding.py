@@ -34,8 +34,8 @@ from bitgolf.score.result import CompressResult, DecompressResult
 
 STREAM = Path("-")
 """Stands for standard input or standard output."""
-LEAST_ANNOUNCED = 30.0
-"""Seconds of coding from which on it is said in advance how long it will take."""
+LEAST_ANNOUNCED, LEAST_MEASURED = 30.0, 1_000
+"""Seconds of coding from which on it is said in advance how long it will take; tokens of a file that can take as long."""
 
 
 class CodingJob(msgspec.Struct, frozen=True):
@@ -96,10 +96,10 @@ def _compress(
     size_of_block, threads = file_blocks.block_bytes(encoder), torch.get_num_threads()
     blocks = iter(lambda: source.read(size_of_block), b"")
     start = next(blocks, b"")
-    if documents := file_blocks.split_block(codec, start, encoder.rows):
+    documents = file_blocks.documents_of_block(encoder, start) or []
+    if sum(map(len, documents)) >= LEAST_MEASURED:
         speed = measure_speed(encoder, documents)
-        count = max(1.0, size / len(start) / threads) if start else 1.0
-        announce("compress", speed, count * speed.seconds, log)
+        announce("compress", speed, max(1.0, size / len(start) / threads) * speed.seconds, log)
         work.restart(0)
 
     def report(done: int, bits: float) -> None:

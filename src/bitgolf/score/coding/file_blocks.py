@@ -60,19 +60,23 @@ def compress_file(
 
 
 def encode_block(encoder: Encoder, block: bytes, progress: ProgressCallback | None = None) -> tuple[BGZSection, float]:
-    """The section of a block and its bits: coded, or stored if that is not longer.
-
-    A block is stored without an attempt if DEFLATE does not shorten it, as models of text then do not, or if its tokens
-    do not restore it.
-    """
+    """The section of a block and its bits: coded, or stored if that is not longer."""
     stored = BGZSection(STORED, block), 8.0 * len(block)
-    if len(block) >= LEAST_CHECKED and len(zlib.compress(block, 1)) >= len(block):
-        return stored
-    documents = split_block(encoder.codec, block, encoder.rows)
+    documents = documents_of_block(encoder, block)
     if documents is None:
         return stored
     section, bits, _ = encoder.encode(documents, progress)
     return (section, bits) if len(section.body) < len(block) else stored
+
+
+def documents_of_block(encoder: Encoder, block: bytes) -> list[Ids] | None:
+    """The documents of a block as they are coded; None for a block that is stored without an attempt.
+
+    That is one which DEFLATE does not shorten, as models of text then do not, or whose tokens do not restore it.
+    """
+    if len(block) >= LEAST_CHECKED and len(zlib.compress(block, 1)) >= len(block):
+        return None
+    return split_block(encoder.codec, block, encoder.rows)
 
 
 def split_block(codec: TextCodec, block: bytes, rows: int) -> list[Ids] | None:
