@@ -58,8 +58,19 @@ def test_the_time_left_is_unknown_at_first(monkeypatch: pytest.MonkeyPatch) -> N
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     work = WorkProgress(lambda progress: None, "compress", "tokens")
+    now[0] = 4.0
+    assert work.state(9, 1000).seconds_left is None and work.state(10, 1000).seconds_left == 396.0
     now[0] = 5.0
-    assert work.state(9, 1000).seconds_left is None and work.state(10, 1000).seconds_left == 495.0
+    assert work.state(1, 1000).seconds_left == 4995.0, "after some seconds it is estimated from any share"
+    assert work.state(0, 1000).seconds_left is None
+
+
+def test_small_sizes_are_in_kilobytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    work = WorkProgress(lambda progress: None, "compress", "bytes")
+    now[0] = 10.0
+    assert work.state(66_000, 2_000_000).details == ("6.6 kB/s", "66.0 kB of 2.0 MB")
 
 
 def test_durations_are_in_words() -> None:

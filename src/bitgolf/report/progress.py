@@ -12,6 +12,9 @@ from bitgolf.report.wrapping import columns_of
 LEAST_SHARE, LEAST_SECONDS = 0.01, 5.0
 """Share of the work that must be done, or seconds that must have passed, before the time left is estimated."""
 
+LEAST_MEGABYTES = 100_000
+"""Bytes below which a size is shown in kB."""
+
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """State of the work that is going on.
@@ -55,7 +58,7 @@ class WorkProgress:
     """Reports the progress of work whose size is known: its share, its rate, and the time that is left.
 
     show: receives the state. stage: as in `Progress`. unit: of the size, such as "tokens"; sizes in "bytes" are shown in
-    MB or GB.
+    kB, MB or GB.
     """
 
     def __init__(self, show: ShowProgress, stage: str, unit: str) -> None:
@@ -88,6 +91,8 @@ class WorkProgress:
 
     def _size(self, count: float) -> str:
         if self.unit == "bytes":
+            if count < LEAST_MEGABYTES:
+                return f"{count / 1e3:.1f} kB"
             return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
         return f"{count:,.0f} {self.unit}"
 
