@@ -20,7 +20,13 @@ EVENTS: list[dict[str, Any]] = [
     *({"event": "step", "step": i, "loss": 5.0 - i, "tokens": 10 * i, "training_seconds": 0.5 * i} for i in (1, 2, 3)),
     {"event": "validation", "step": 3, "bpb": 2.5, "loss": 1.25},
     {"event": "stage_done", "stage": "train", "seconds": 1.5},
-    {"event": "result", "bpb": {"trained": 2.5, "sliding": None}, "bytes": {"total": 1000, "code": None}, "fits": True},
+    {
+        "event": "result",
+        "steps": 3,
+        "bpb": {"trained": 2.5, "sliding": None},
+        "bytes": {"total": 1000, "code": None},
+        "fits": True,
+    },
 ]
 RESUMED: list[dict[str, Any]] = [
     {"event": "resume", "step": 2, "training_seconds": 1.0, "time_limit_seconds": 4.0},
@@ -100,6 +106,10 @@ def test_tensorboard(tmp_path: Path) -> None:
     )
     send(tmp_path, f"tensorboard:{tmp_path}/board", RESUMED)
     assert [(row.step, row.value) for row in read().Scalars("train/loss")] == [(1, 4.0), (2, 3.0), (3, 1.0)]
+    send(tmp_path, f"tensorboard:{tmp_path}/board", EVENTS[-1:])
+    board = read()
+    assert len(board.Scalars("train/loss")) == 3, "a result alone hides nothing"
+    assert [(row.step, row.value) for row in board.Scalars("bpb/trained")][-1] == (3, 2.5)
 
 
 def wandb_records(file: Path) -> Iterator[bytes]:

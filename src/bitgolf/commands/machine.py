@@ -31,10 +31,15 @@ HOPPER = (9, 0)
 PACKAGES = ("torch", "numpy", "numba", "sentencepiece", "safetensors", "constriction", "brotli", "zstandard", "triton")
 EXTRAS = {
     "cluster": ("ray", "data make --cluster, sweep --cluster"),
-    "hub": ("huggingface_hub", "data fetch"),
+    "hub": ("huggingface_hub", "data fetch, to-hf --push"),
+    "lm-eval": ("lm_eval", "python -m bitgolf.lm_harness"),
     "optuna": ("optuna", "sweep --search OptunaSearch"),
     "parquet": ("pyarrow", "text in Parquet files"),
+    "tensorboard": ("tensorboard", "--track tensorboard:FOLDER"),
     "tokenizers": ("tokenizers, tiktoken", "tokenizer.json and tiktoken files"),
+    "trackio": ("trackio", "--track trackio:PROJECT"),
+    "transformers": ("transformers", "loading what to-hf writes"),
+    "wandb": ("wandb", "--track wandb:PROJECT"),
 }
 """Extra of the distribution -> packages, and what needs them."""
 

@@ -108,7 +108,7 @@ def _execute(run: Run, from_stage: str | None, *, strict_cap: bool, reuse: Seque
         run_stage(run, stage)
     _restore_inputs(run)
     result = read_result(run)
-    run.log.event("result", bpb=result.bpb, bytes=_sizes(result), fits=result.fits)
+    run.log.event("result", steps=result.steps, bpb=result.bpb, bytes=_sizes(result), fits=result.fits)
     return result
 
 

@@ -50,7 +50,7 @@ class TrackingObserver:
             case "stage_done":
                 return {f"seconds/{event['stage']}": event["seconds"]}
             case "result":
-                self._complete = True
+                self._complete, self._step = True, event["steps"]
                 found = {f"bpb/{name}": value for name, value in event["bpb"].items()}
                 found |= {f"bytes/{name}": value for name, value in event["bytes"].items()}
                 return {name: value for name, value in found.items() if isinstance(value, float | int)}

@@ -26,17 +26,17 @@ class TensorBoard(Tracker):
     def start(self, run: TrackedRun) -> None:
         self._folder, self._config = self._folder / run.name, run.config
 
-    def _open(self, step: int) -> Any:
-        """The writer. It is made with the first values, since only their step says what they replace."""
+    def _open(self, step: int, *, training: bool) -> Any:
+        """The writer. It is made with the first values: if they are of a training, they replace those from their step on."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=step or None)
+            self._writer = SummaryWriter(str(self._folder), purge_step=step if training else None)
             self._writer.add_text("config", f"```json\n{json.dumps(self._config, indent=1)}\n```", step)
         return self._writer
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        writer = self._open(step)
+        writer = self._open(step, training="train/loss" in values)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from bitgolf.files import json_digest
 from bitgolf.tracking.tracker import TrackedRun, Tracker
 
 
@@ -29,7 +29,7 @@ class WandB(Tracker):
         self._run = wandb.init(
             project=self.place,
             name=run.name,
-            id=hashlib.sha256(f"{run.name}\n{run.config.get('hash')}".encode()).hexdigest()[:12],
+            id=json_digest([run.name, run.config.get("folder"), run.config.get("hash")])[:12],
             resume="allow",
             config=run.config,
             mode=os.environ.get("WANDB_MODE", "offline"),
