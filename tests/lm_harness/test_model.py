@@ -87,6 +87,8 @@ def test_continuations_are_scored_by_the_logits(model: bitgolf.Model) -> None:
             assert not score.is_greedy
     likeliest = int(model.logits([bos, 9])[-1].argmax())
     assert model.continuations([([bos, 9], [likeliest])])[0].is_greedy
+    other = int(model.logits([bos, 9, likeliest])[-1].argmin())
+    assert not model.continuations([([bos, 9], [likeliest, other])])[0].is_greedy
     assert model.continuations([]) == []
     for pair in (([], [5]), ([bos], [])):
         with pytest.raises(UsageError, match="at least one token"):
