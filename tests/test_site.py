@@ -14,6 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 import bitgolf
+from bitgolf.config.registry import lookup
 from bitgolf.config.spec import schema
 from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.recipes import experiment_names, recipe_names
@@ -21,7 +22,7 @@ from helpers.browser import Browser, open_browser
 from hooks import generated_pages
 from notebook_pages import notebook_page
 from reference_commands import commands, commands_page
-from reference_parts import all_parts, docstring, parts_pages, value_text
+from reference_parts import all_parts, docstring, kind_of, parts_pages, value_text
 from reference_recipes import recipes_page
 from reference_text import code, escaped
 from site_links import PAGES_OF_THE_ROOT, site_markdown
@@ -99,6 +100,21 @@ def test_the_reference_has_every_recipe_and_part_once() -> None:
     headings = re.findall(r"^##+ (\w+)\n", "\n".join(parts_pages().values()), re.MULTILINE)
     assert {cls.__name__ for cls in all_parts()} <= set(headings) and len(all_parts()) > 150
     assert len(headings) == len(set(headings))
+
+
+@pytest.mark.parametrize(
+    "part, kind",
+    [
+        ("TernaryGroups", "Codec"),
+        ("NarrowAttentionGate", "AttentionOutputPart"),
+        ("Brotli", "Coder"),
+        ("MultiTokenPrediction", "AuxiliaryLoss"),
+        ("RowNorm", "PreOrthogonalization"),
+        ("Train", "Train"),
+    ],
+)
+def test_a_part_stands_below_the_interface_that_settings_take(part: str, kind: str) -> None:
+    assert kind_of(lookup(part)).__name__ == kind
 
 
 def test_a_docstring_becomes_a_paragraph_and_a_list_of_settings() -> None:
