@@ -169,6 +169,7 @@ def test_the_recipe_of_a_large_command_exists_with_its_settings(line: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if lines(d)], ids=lambda d: d.name)
 def test_the_commands_of_a_document_run_in_their_order(
     document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
