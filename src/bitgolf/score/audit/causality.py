@@ -12,8 +12,11 @@ from bitgolf.score.audit.findings import AuditFinding, error
 from bitgolf.score.audit.harness import FILLS, AuditHarness
 
 LOOKAHEAD_TARGETS = 12  # maximum reach of a mask that is off by one: it leaks one token per layer
-DEEPER = (0.4, 0.6, 0.8, 0.95)  # cuts, as fractions of a document, that tell how far a leak reaches
-WHOLE_FRACTION = 0.6  # reach, as a share of a document or text, above which the leak covers all of it
+DEEP_CUTS, FOLLOWED_DOCUMENTS = (
+    (0.6, 0.75, 0.9),
+    4,
+)  # cuts, as fractions of a document, that tell how far a leak reaches
+WHOLE_FRACTION = 0.7  # reach, as a share of a document or text, above which the leak covers all of it
 
 
 class CausalityLeak(NamedTuple):
@@ -59,17 +62,23 @@ def _rule_for(harness: AuditHarness, leaks: list[CausalityLeak]) -> str:
     if crossing:
         last = max(crossing, key=lambda leak: leak.of_text)
         return "two-pass" if last.reach > WHOLE_FRACTION * last.of_text else "fitted-to-own-targets"
-    last = max([*leaks, *_deeper(harness, leaks[0])], key=lambda leak: leak.of_document)
-    return "last-epoch" if last.reach > WHOLE_FRACTION * last.of_document else "fitted-to-own-targets"
+    deep = (leak for leak in _deep_leaks(harness, leaks) if leak.reach > WHOLE_FRACTION * leak.of_document)
+    return "last-epoch" if next(deep, None) else "fitted-to-own-targets"
 
 
-def _deeper(harness: AuditHarness, leak: CausalityLeak) -> Iterator[CausalityLeak]:
-    """Leaks from the rest of the same document: a cut at its beginning does not show how far they reach."""
+def _deep_leaks(harness: AuditHarness, leaks: list[CausalityLeak]) -> Iterator[CausalityLeak]:
+    """Leaks from the second half of a document: a cut in the first half hardly shows how far they reach.
+
+    After those that were found come new ones, from a few of the documents that leak.
+    """
+    size = harness.spans[:, 1] - harness.spans[:, 0]
+    yield from (leak for leak in leaks if 2 * leak.of_document >= size[harness.document_of[leak.cut]])
     order = harness.charges.order
-    own = order[harness.document_of[order] == harness.document_of[leak.cut]]
-    for fraction in DEEPER:
-        for fill in FILLS:
-            yield from _find_leaks(harness, own[[int(fraction * (len(own) - 1))]], fill)
+    for document in np.unique(harness.document_of[[leak.cut for leak in leaks]])[:FOLLOWED_DOCUMENTS]:
+        own = order[harness.document_of[order] == document]
+        for fraction in DEEP_CUTS:
+            for fill in FILLS:
+                yield from _find_leaks(harness, own[[int(fraction * (len(own) - 1))]], fill)
 
 
 def _moves_with_cut(harness: AuditHarness, leaks: list[CausalityLeak]) -> bool:
