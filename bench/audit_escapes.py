@@ -8,20 +8,20 @@ one core.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from result_lines import append_line, read_lines
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-if TYPE_CHECKING:
-    from attacks.evaluations.escapes import EscapeRow
 
 
-def table(rows: list[EscapeRow]) -> list[str]:
-    """The rows in Markdown, without those of checks that ask no questions, and a line about all."""
+def table(rows: Sequence[Any]) -> list[str]:
+    """The rows (`EscapeRow`) in Markdown, without those of checks that ask no questions, and a line about all."""
     lines = [
         "| cheat | share | gain bpb | questions | stated chance of escape | escaped | named | runs |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -41,16 +41,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="seeds of the audit of each cheat (default: 20)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "audit_escapes.jsonl", help="file of results")
     given = parser.parse_args()
-    from attacks.evaluations.escapes import EscapeRow, measure_escapes
-    from attacks.evaluations.suite import CHEATS
-
+    escapes, suite = (importlib.import_module(f"attacks.evaluations.{name}") for name in ("escapes", "suite"))
     done = {line["name"]: line for line in read_lines(given.out) if line["seeds"] == given.seeds}
-    rows = list[EscapeRow]()
-    for cheat in CHEATS:
+    rows = list[Any]()
+    for cheat in suite.CHEATS:
         if cheat.name not in done:
-            done[cheat.name] = measure_escapes(cheat, given.seeds)._asdict()
+            done[cheat.name] = escapes.measure_escapes(cheat, given.seeds)._asdict()
             append_line(given.out, done[cheat.name])
-        rows.append(EscapeRow(**done[cheat.name]))
+        rows.append(escapes.EscapeRow(**done[cheat.name]))
     print("\n".join(table(rows)))
 
 

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -210,7 +211,8 @@ class Uniform(Uniform):
 @settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=200))
 def test_malformed_messages_are_one_kind_of_error(data: bytes) -> None:
-    for kind in (WorkerTask, WorkerAnswer):
+    kinds: list[Any] = [WorkerTask, WorkerAnswer]
+    for kind in kinds:
         try:
             message = unframed(data, kind)
         except msgspec.DecodeError:

@@ -40,10 +40,8 @@ class EveryThirdCountedThrice(ByteFallbackCountedThrice):
 
     def bytes(self, tokens: Ints) -> int:
         sections = [tokens[i : i + 40] for i in range(0, len(tokens), 40)]
-        return sum(
-            (super(EveryThirdCountedThrice, self) if i % 3 == 0 else super(ByteFallbackCountedThrice, self)).bytes(own)
-            for i, own in enumerate(sections)
-        )
+        counts = (ByteFallbackCountedThrice.bytes, BigramEvaluation.bytes, BigramEvaluation.bytes)
+        return sum(counts[i % 3](self, own) for i, own in enumerate(sections))
 
 
 class MoreBytes(BigramEvaluation):

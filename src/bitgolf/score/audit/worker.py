@@ -95,8 +95,9 @@ class _Desk:
             return ints(following.scoring)
 
         targets = frozenset(task.distribution_targets)
-        parts = (ints(data) for data in (task.build, task.warm_up, b"", task.training))
-        claim, reads = run_evaluation(make, EvaluationRequest(*parts, task.raw_bytes, targets), scoring)
+        build, warm_up, training = ints(task.build), ints(task.warm_up), ints(task.training)
+        request = EvaluationRequest(build, warm_up, build[:0], training, task.raw_bytes, targets)
+        claim, reads = run_evaluation(make, request, scoring)
         distributions = {int(t): np.asarray(own, np.float64).tobytes() for t, own in claim.distributions.items()}
         return WorkerAnswer(
             positions=np.asarray(claim.positions, np.int64).tobytes(),
