@@ -21,7 +21,7 @@ def cheats_table() -> Iterator[str]:
     for cheat in CHEATS:
         caught, honest = audit_on(cheat.corpus, cheat.cheat), audit_on(cheat.corpus, cheat.honest)
         evidence = caught.findings[0].message.partition(" (")[2].removesuffix(")")
-        cells = cheat.name, cheat.description, f"{caught.claimed:.3f}", f"{honest.claimed:.3f}", f"`{caught.verdict}`"
+        cells = cheat.name, cheat.description, f"{caught.claimed:.4f}", f"{honest.claimed:.4f}", f"`{caught.verdict}`"
         yield f"| {' | '.join(cells)} | {evidence} |"
 
 
