@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,16 @@ def test_there_is_no_network_and_no_text_or_a_reason(folder: Path) -> None:
     assert found.verdict == ("evaluation-error" if missing else "passes"), found
     assert all(len(reason) > 10 for reason in missing.values())
     assert (folder / "text" / "val.txt").read_bytes() == b"secret", "hidden from the process only"
+
+
+def test_no_file_of_the_current_folder_runs_before_the_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ctypes.py").write_text("open('executed', 'w')")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (folder / "entry.py").write_text(HEAD)
+    runner = ProcessRunner("nowhere:Uniform", timeout=60)
+    assert "nowhere" in audited(runner).findings[0].message
+    assert not (folder / "executed").exists()
 
 
 BAD = {

@@ -39,7 +39,7 @@ class WorkerProcess:
             stderr=subprocess.STDOUT,
             text=True,
             errors="backslashreplace",
-            env=_environment(variables),
+            env=worker_environment(variables),
         )
 
     def send_signal(self, number: int) -> None:
@@ -78,7 +78,9 @@ def killed_by(rank: int, processes: int, number: int, where: str = "") -> Bitgol
     return BitgolfError(f"process {rank} of {processes} (counted from 0{where}) was ended by {name}{memory}")
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str] | None:
+def worker_environment(
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str] | None:
     """Environment of workers, None for that of this process: they find modules where this process does.
 
     `python -m` would put the current folder first, so that a file there with the name of a library would be executed.

@@ -18,6 +18,7 @@ from typing import IO
 import msgspec
 
 from bitgolf.errors import BitgolfError
+from bitgolf.runtime.worker_process import worker_environment
 from bitgolf.score.audit.evaluation import ClaimedScore, Ints, TextRead
 from bitgolf.score.audit.findings import error
 from bitgolf.score.audit.messages import (
@@ -53,8 +54,8 @@ class ProcessRunner:
 
     def __init__(self, target: str, *, timeout: float, memory: int = 0, hidden: Sequence[Path] = ()) -> None:
         options = json.dumps({"hidden": [str(path.resolve()) for path in hidden], "memory": memory})
-        self._runs, self._encoder = (WorkerProcess(target, options, timeout) for _ in range(2))
-        self._decoder = WorkerProcess(target, options, timeout)
+        self._runs, self._encoder = (EvaluationProcess(target, options, timeout) for _ in range(2))
+        self._decoder = EvaluationProcess(target, options, timeout)
         self.missing_limits: dict[str, str] = {}
 
     def facts(self) -> EvaluationFacts:
@@ -92,7 +93,7 @@ class ProcessRunner:
             worker.close()
 
 
-class WorkerProcess:
+class EvaluationProcess:
     """A process that runs `bitgolf.score.audit.worker`. It starts with the first request."""
 
     def __init__(self, target: str, options: str, timeout: float) -> None:
@@ -142,6 +143,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._printed,
+                env=worker_environment(),  # or a file of the current folder could be run before the process limits itself
                 start_new_session=True,  # a group of its own, so that processes that it starts end with it
             )
             assert self._process.stdin and self._process.stdout
