@@ -20,6 +20,7 @@ from bitgolf.model.objectives import MultiTokenPrediction
 from bitgolf.pipeline.code_size import CodeSize
 from bitgolf.recipes import get_recipe, published_bpb, recipe_names
 from bitgolf.recipes.identity import recipe_hash
+from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 
 KEPT: list[tuple[Spec[Any] | None, float]] = [
@@ -106,6 +107,12 @@ def test_whatever_stands_in_a_recipe_of_others_can_be_shown() -> None:
     odd = {"bpb": 3, "departures": ["x"], "bytes": None, "seeds": {"1": [2]}, "a_b": {"c": {"d": 1234}}}
     table = show_table(describe_recipe(toy_recipe().replace(published=odd)))
     assert "d 1,234" in table and "a b, c" in table
+
+
+def test_a_long_value_leaves_names_whole_at_80_columns() -> None:
+    lines = run_command("--width", "80", "show", "quickstart").stdout.splitlines()[:20]
+    assert any(line.startswith("parameters of role embedding  ") for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 def test_long_values_are_shown_whole() -> None:
