@@ -22,7 +22,8 @@ MAGIC = b"bitgolf case operators\n"
 class CaseOpsTokenizer(Tokenizer):
     """Tokenizer that encodes capital letters as case operators.
 
-    serialized: `MAGIC`, then a SentencePiece model with a piece for each of the four operators and for each byte.
+    serialized: `MAGIC`, then a SentencePiece model with a piece for each of the four operators and for each byte, which
+    is `inner`.
     `piece_bytes` and `piece_strings` are those of the encoded text. A token accounts for the bytes of its characters
     without operators. `byte_lengths` is therefore exact except for operators of the original text, which follow ESC and
     count three bytes. Raises `CorruptFileError` for any other model.
@@ -31,7 +32,7 @@ class CaseOpsTokenizer(Tokenizer):
     kind = "caseops"
 
     def __init__(self, serialized: bytes, *, where: str = "tokenizer") -> None:
-        self._inner = inner = SentencePieceTokenizer(serialized.removeprefix(MAGIC), where=where)
+        self.inner = inner = SentencePieceTokenizer(serialized.removeprefix(MAGIC), where=where)
         missing = [f"U+{ord(operator.decode()):X}" for operator in OPERATORS if operator not in inner.piece_bytes]
         if missing or not inner.byte_fallback:
             what = f"no piece for {missing[0]}" if missing else "no byte fallback"
@@ -43,24 +44,24 @@ class CaseOpsTokenizer(Tokenizer):
 
     @property
     def lossless(self) -> bool:
-        return self._inner.lossless
+        return self.inner.lossless
 
     def encode_documents(self, documents: Sequence[bytes]) -> list[Ids]:
-        return self._inner.encode_documents([encode_case(data) for data in documents])
+        return self.inner.encode_documents([encode_case(data) for data in documents])
 
     def decode(self, ids: Iterable[int] | npt.NDArray[np.integer]) -> bytes:
-        return b"".join(decode_case(self._inner.decode(part)) for part in self._documents(ids))
+        return b"".join(decode_case(self.inner.decode(part)) for part in self._documents(ids))
 
     def decode_lenient(self, ids: Iterable[int]) -> bytes:
-        return b"".join(decode_case_lenient(self._inner.decode(part)) for part in self._documents(ids))
+        return b"".join(decode_case_lenient(self.inner.decode(part)) for part in self._documents(ids))
 
     def count_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         return np.concatenate([self._token_bytes(part) for part in self._documents(ids)])
 
     def _token_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Return the number of bytes of the original text that each token of one document accounts for."""
-        ends = np.cumsum([0, *self._inner.byte_lengths[ids]])
-        before = np.concatenate([[0], np.cumsum(text_byte_mask(self._inner.decode(ids)), dtype=np.int64)])
+        ends = np.cumsum([0, *self.inner.byte_lengths[ids]])
+        before = np.concatenate([[0], np.cumsum(text_byte_mask(self.inner.decode(ids)), dtype=np.int64)])
         return np.diff(before[ends])
 
     def _documents(self, ids: Iterable[int] | npt.NDArray[np.integer]) -> Iterator[npt.NDArray[np.integer]]:
@@ -69,10 +70,10 @@ class CaseOpsTokenizer(Tokenizer):
         yield from np.split(every, np.flatnonzero(self.is_boundary[every]))
 
     def normalised(self, data: bytes) -> bytes:
-        return decode_case_lenient(self._inner.normalised(encode_case(data)))
+        return decode_case_lenient(self.inner.normalised(encode_case(data)))
 
     def encode_normalised(self, data: bytes) -> tuple[Ids, int]:
-        return self._inner.encode_normalised(encode_case(data))
+        return self.inner.encode_normalised(encode_case(data))
 
     def published_bytes(self, data: bytes) -> npt.NDArray[np.int64]:
         """Return the counts of the published byte sidecar for the tokens of `encode_normalised(data)`, int64 (n,).
@@ -86,9 +87,9 @@ class CaseOpsTokenizer(Tokenizer):
         before = np.concatenate([[0], np.cumsum(text_byte_mask(text), dtype=np.int64)])
         is_start = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80  # first byte of a character
         before_character = before[np.append(np.flatnonzero(is_start), len(text))]
-        return np.diff(before_character[self._inner.surface_spans(text)], axis=1)[:, 0]
+        return np.diff(before_character[self.inner.surface_spans(text)], axis=1)[:, 0]
 
 
 def has_case_operators(tokenizer: SentencePieceTokenizer) -> bool:
     """Whether a SentencePiece model was trained on text with case operators: each is a symbol given to the trainer."""
-    return tokenizer.byte_fallback and all(map(tokenizer.user_defined, OPERATORS))
+    return tokenizer.byte_fallback and tokenizer.symbols.issuperset(OPERATORS)

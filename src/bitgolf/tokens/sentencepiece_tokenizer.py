@@ -8,7 +8,7 @@ U+2581 and bytes that are not UTF-8 as byte tokens. `encode_normalised` uses the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,8 @@ from bitgolf.tokens.text_encoding import NOT_UTF8, TextTokenizer, readable_text
 from bitgolf.tokens.tokenizer import Ids
 
 SPACE = "\u2581"
+USER_DEFINED = 4
+"""Type of the pieces in a model that were given to the trainer as symbols."""
 
 # In protocol buffers, when a message field occurs twice, the values of the later one win. So appending these bytes
 # overrides the model's normalizer_spec (field 3): its name, no character map, no dummy prefix, no white space removed.
@@ -76,10 +78,24 @@ class SentencePieceTokenizer(TextTokenizer):
         """Whether SentencePiece's own encoding is exact too, for any text without U+2581."""
         return self.identity_normaliser and self.byte_fallback and self.has_space
 
-    def user_defined(self, piece: bytes) -> bool:
-        """Whether a piece was given to the trainer as a symbol: its score is 0, and those of learned pieces are below."""
-        token = self._processor.piece_to_id(piece.decode())
-        return self.piece_bytes[token] == piece and self._processor.get_score(token) == 0
+    @cached_property
+    def scores(self) -> list[float]:
+        """The score of each piece: byte-pair encoding merges the pair with the highest one first."""
+        return self._processor.get_score(list(range(self.vocab)))
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether the pieces are of byte-pair encoding, whose scores are 0, -1, -2, …, not logarithms of probabilities."""
+        return all(score <= 0 and score == int(score) for score in self.scores)
+
+    @cached_property
+    def symbols(self) -> frozenset[bytes]:
+        """The pieces that were given to the trainer as symbols. They are found in a text first, and never merged.
+
+        One with an ASCII space is left out: it is never found, because a space of a text is U+2581 for SentencePiece.
+        """
+        given = [piece for piece, kind in _pieces(self.serialized) if kind == USER_DEFINED and b" " not in piece]
+        return frozenset(piece.replace(SPACE.encode(), b" ") for piece in given)
 
     def _encode_texts(self, texts: list[str]) -> list[list[int]]:
         """Return SentencePiece's token ids of each text, at about 3 MB/s per core."""
@@ -131,6 +147,40 @@ class SentencePieceTokenizer(TextTokenizer):
         characters[is_byte] = ~np.append(is_byte & continues, False)[1:][is_byte]
         ends = np.cumsum(characters)
         return np.array(offsets, np.int64)[np.stack([ends - characters, ends], axis=1)]
+
+
+def _pieces(model: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield (piece, type) of each piece of a model: protocol buffers, field 1 with the fields 1 (piece) and 3 (type)."""
+    for field, message in _fields(model):
+        if field == 1 and isinstance(message, bytes):
+            piece = dict(_fields(message))
+            name, kind = piece.get(1, b""), piece.get(3, 1)
+            if isinstance(name, bytes) and isinstance(kind, int):
+                yield name, kind
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Yield (number, value) of the fields of a message that SentencePiece has read before."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        if key & 7 == 0:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+        else:
+            size, at = _varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
+            yield key >> 3, message[at : at + size]
+            at += size
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """The integer at a place, 7 bits in each byte, and the place after it."""
+    value = shift = 0
+    while True:
+        value |= (message[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 128:
+            return value, at
 
 
 def _kept_bytes(raw: str, normal: str, offsets: npt.NDArray[np.int64]) -> int:
