@@ -110,6 +110,11 @@ def load_model(source: Path | bytes) -> LoadedArtifact:
     Raises `CorruptFileError` if the artifact is invalid, `BitgolfError` if the file cannot be opened, and
     `MissingCodeError` if it needs a code file or a plugin that is not loaded.
     """
+    return load_model_and_codes(source)[0]
+
+
+def load_model_and_codes(source: Path | bytes) -> tuple[LoadedArtifact, dict[str, EncodedTensor]]:
+    """`load_model`, and the codes of its tensors by path, as the codecs of the recipe wrote them."""
     data = source if isinstance(source, bytes) else _read_bytes(source)
     artifact, path = read_artifact(data), Path("artifact") if isinstance(source, bytes) else source
     with missing_code_located(path), _errors_as_corrupt_file(str(path)):
@@ -151,7 +156,7 @@ def _read_bytes(path: Path) -> bytes:
         raise BitgolfError(f"the artifact cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _load(artifact: Artifact, digest: bytes) -> LoadedArtifact:
+def _load(artifact: Artifact, digest: bytes) -> tuple[LoadedArtifact, dict[str, EncodedTensor]]:
     recipe, vocab = stored_recipe(artifact), artifact.meta.get("vocab")
     if type(vocab) is not int or not 2 <= vocab <= 1 << 16:
         raise CorruptFileError(f"the vocabulary must have 2 to {1 << 16} tokens, got {vocab!r}")
@@ -176,7 +181,8 @@ def _load(artifact: Artifact, digest: bytes) -> LoadedArtifact:
     if bad := first_nonfinite(weights):
         raise CorruptFileError(f"the tensor {bad} has a value that is NaN or infinite")
     load_weights(model, weights)
-    return LoadedArtifact(str(artifact.meta.get("name", "")), recipe, model.requires_grad_(False), tokenizer, digest)
+    name = str(artifact.meta.get("name", ""))
+    return LoadedArtifact(name, recipe, model.requires_grad_(False), tokenizer, digest), codes
 
 
 def stored_recipe(artifact: Artifact) -> StoredRecipe:

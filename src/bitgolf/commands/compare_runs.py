@@ -12,13 +12,12 @@ import msgspec
 from bitgolf.commands.tables import table
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
+from bitgolf.report.page_file import check_replaceable
 from bitgolf.report.quiet_matplotlib import quiet_matplotlib
 from bitgolf.store.comparison import Comparison, compare_groups, group_letter, measure_text
 from bitgolf.store.entry import is_run
 from bitgolf.store.index import run_folders
 from bitgolf.sweeps.folder import sweep_name, variant_groups
-
-PAGE_START = b"<!doctype html>"
 
 
 def compare_runs(arguments: Sequence[str], page: Path | None = None) -> Comparison:
@@ -34,7 +33,7 @@ def compare_runs(arguments: Sequence[str], page: Path | None = None) -> Comparis
     for argument in arguments:
         groups |= variant_groups(Path(argument)) or {argument: _folders(argument)}
     if page:
-        _check_replaceable(page)
+        check_replaceable(page)
     comparison = compare_groups(groups)
     if page is None:
         return comparison
@@ -43,16 +42,6 @@ def compare_runs(arguments: Sequence[str], page: Path | None = None) -> Comparis
     name = sweep_name(Path(arguments[0])) if len(arguments) == 1 else ""
     write_bytes(page, comparison_page(comparison, f"Sweep {name}" if name else "Comparison of runs").encode())
     return msgspec.structs.replace(comparison, page=str(page))
-
-
-def _check_replaceable(page: Path) -> None:
-    """Raise `UsageError` if writing a page would replace something else."""
-    if page.is_dir():
-        raise UsageError("expected a file for the page, this is a folder", where=str(page), hint="--page FILE.html")
-    if page.exists():
-        with page.open("rb") as handle:
-            if handle.read(len(PAGE_START)) != PAGE_START:
-                raise UsageError("the file exists and is no page", where=str(page), hint="choose another name")
 
 
 def _folders(argument: str) -> list[Path]:

@@ -1,10 +1,12 @@
-"""Parts of a web page that is one file: no script, no request to a network, readable on a phone, in the dark, on paper.
+"""Parts of a web page that is one file: no request to a network, readable on a phone, in the dark, on paper.
 
 Arguments named `body` are HTML; all other texts are plain and are escaped here. The style of all pages is `web_page.css`.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
@@ -13,6 +15,7 @@ from typing import NamedTuple
 
 from bitgolf.errors import printable, quoted
 from bitgolf.report.figures import SYMBOLS, Color, palette_css, series_color, series_symbol
+from bitgolf.report.page_file import PAGE_START
 
 LONGEST_CELL = 400
 """Characters of a cell; a longer text loses its middle and states its length."""
@@ -131,20 +134,27 @@ def _tile(tile: Tile) -> str:
     )
 
 
-def web_page(title: str, body: str, *, reload_seconds: int = 0) -> str:
-    """A whole page. Its policy forbids scripts and requests, should a text ever escape the escaping.
+def web_page(title: str, body: str, *, reload_seconds: int = 0, script: str = "", style: str = "") -> str:
+    """A whole page. Its policy forbids requests, and all scripts but one, should a text ever escape the escaping.
 
-    reload_seconds: a browser loads the page again after this time; 0 for never.
+    reload_seconds: a browser loads the page again after this time; 0 for never.  script: JavaScript that runs when the
+    body has been read; it must not contain `</script`.  style: CSS that is added to that of all pages.
     """
     again = f'<meta http-equiv=refresh content="{reload_seconds}">\n' if reload_seconds else ""
-    style = palette_css() + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-    return f"""<!doctype html>
+    style = palette_css() + Path(__file__).with_suffix(".css").read_text(encoding="utf-8") + style
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    element = ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}' 'wasm-unsafe-eval'"
+        element = f"<script>{script}</script>\n"
+    return f"""{PAGE_START}
 <html lang=en>
 <head>
 <meta charset=utf-8>
 <meta name=viewport content="width=device-width, initial-scale=1">
 <meta name=color-scheme content="light dark">
-<meta http-equiv=Content-Security-Policy content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv=Content-Security-Policy content="{policy}">
 {again}<title>{escape(title)}</title>
 <style>
 {style}</style>
@@ -152,6 +162,6 @@ def web_page(title: str, body: str, *, reload_seconds: int = 0) -> str:
 <body>
 <main>
 {body}</main>
-</body>
+{element}</body>
 </html>
 """

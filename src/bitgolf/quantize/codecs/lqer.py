@@ -157,13 +157,21 @@ class LQER(JointCodec):
 
     def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
         self.check_layout(code, shape)
-        w = _matrix(self.codec.decode({name: code[name] for name in self.codec.array_specs(shape)}, shape))
-        left, right = self.factors.dequantize({name: code[name] for name in self._factor_specs(shape)})
+        w = _matrix(self.codec.decode(self.inner_code(code, shape), shape))
+        left, right = self.correction(code, shape)
         for column, row in zip(left.T, right, strict=True):  # a fixed order of sums, unlike a matrix product
             w = w + column[:, None] * row
         if not w.isfinite().all():
             raise CorruptFileError("a corrected weight is beyond float32: a scale of its factors is too large")
         return w.reshape(shape)
+
+    def inner_code(self, code: EncodedTensor, shape: Shape) -> EncodedTensor:
+        """The arrays of `codec`."""
+        return {name: code[name] for name in self.codec.array_specs(shape)}
+
+    def correction(self, code: EncodedTensor, shape: Shape) -> tuple[Tensor, Tensor]:
+        """The factors A (R, r) and B (r, C), zero for a matrix that is not corrected."""
+        return self.factors.dequantize({name: code[name] for name in self._factor_specs(shape)})
 
     def context_model(self, name: str, shape: Shape) -> ContextModel:
         thin = self._factor_specs(shape)
