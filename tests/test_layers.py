@@ -23,7 +23,7 @@ LAYERS = [
     {"score"},
     {"recipes"},
     {"artifact", "cautions"},
-    {"export"},
+    {"export", "web"},
     {"pipeline"},
     {"evidence", "huggingface", "store", "watch"},
     {"sweeps"},

@@ -23,6 +23,8 @@ echo 'a file to compress' > file
 bitgolf compress run file file.bgz
 bitgolf decompress run file.bgz restored
 cmp file restored
+bitgolf to-web run page
+grep -q 'const model' page/index.html  # its scripts are in the wheel
 python - <<'END'
 from importlib.resources import files
 import bitgolf

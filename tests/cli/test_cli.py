@@ -38,7 +38,7 @@ def test_the_options_of_every_command() -> None:
 
 
 def test_verbs_stand_in_the_order_of_the_pipeline_and_of_its_artifact() -> None:
-    names = "recipes show diff run watch score compress decompress generate ledger audit doctor pack sweep export check record bundle verify runs compare to_hf import_logs"
+    names = "recipes show diff run watch score compress decompress generate ledger audit doctor pack sweep export check record bundle verify runs compare to_hf to_web import_logs"
     assert [command.callback.__name__ for command in app.registered_commands if command.callback] == names.split()
     assert [group.name for group in app.registered_groups] == ["data"]
 

@@ -59,6 +59,7 @@ REQUIRED = {
     "compress": ["nowhere.bg", "nowhere", "out"],
     "decompress": ["nowhere.bg", "nowhere", "out"],
     "generate": ["nowhere.bg"],
+    "to-web": ["nowhere.bg", "out"],
     "ledger": ["nowhere.bg"],
     "to-hf": ["nowhere.bg", "out"],
     "audit": ["nowhere.bg", "--text", "nowhere"],
@@ -177,10 +178,12 @@ def damages(data: bytes) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("verb", ["score", "compress", "decompress", "generate", "ledger"])
+@pytest.mark.parametrize("verb", ["score", "compress", "decompress", "generate", "to-web", "ledger"])
 def test_damaged_artifacts(verb: str, toy: Path, tmp_path: Path) -> None:
     text = toy / "raw" / "00.txt"
-    rest = {"score": ["--text", text], "compress": [text, "out"], "decompress": [text, "out"]}.get(verb, [])
+    rest = {"score": ["--text", text], "compress": [text, "out"], "decompress": [text, "out"], "to-web": ["out"]}.get(
+        verb, []
+    )
     for data in damages((toy / "artifact.bg").read_bytes()).values():
         (tmp_path / "artifact.bg").write_bytes(data)
         check(run_command(verb, "artifact.bg", *map(str, rest)), status=(1, 2))

@@ -68,6 +68,7 @@ for command in (
 ):
     app.command(epilog=EVERY_COMMAND)(command)
 app.command("to-hf", epilog=EVERY_COMMAND)(other_formats.to_hf)
+app.command("to-web", epilog=EVERY_COMMAND)(other_formats.to_web)
 app.command("import", epilog=EVERY_COMMAND)(store.import_logs)
 app.add_typer(data.app, name="data")
 

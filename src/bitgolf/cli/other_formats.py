@@ -1,4 +1,4 @@
-"""The commands that write artifacts for other programs: `to-hf`."""
+"""The commands that write artifacts for other programs: `to-hf`, `to-web`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ PushOption = Annotated[
         help="Also commit the folder to this model repository of the Hugging Face hub, which is created if needed.",
     ),
 ]
+PageTarget = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the page, which is its file index.html.")]
 PrivateFlag = Annotated[bool, typer.Option("--private", help="A repository that is created is private.")]
 
 
@@ -29,7 +30,8 @@ def to_hf(
     artifact: ArtifactArgument,
     folder: HuggingFaceTarget,
     push: PushOption = "",
-    private: PrivateFlag = False,
+    private: PageTarget = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the page, which is its file index.html.")]
+PrivateFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a folder that the transformers library loads: weights, tokenizer, code of the model, and a model card.
@@ -42,3 +44,17 @@ def to_hf(
 
     result = write_folder(artifact, folder, push=push, private=private)
     print_result(as_json, result, to_hf_lines(result))
+
+
+@accepts_code
+def to_web(
+    artifact: ArtifactArgument,
+    folder: PageTarget,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a web page that runs the model: one file that works offline."""
+    from bitgolf.commands.tables import web_page_line
+    from bitgolf.commands.to_web import write_web_page
+
+    document = write_web_page(artifact, folder)
+    print_result(as_json, document, web_page_line(document))

@@ -31,7 +31,13 @@ def show_table(summary: RecipeSummary) -> str:
     parts = table("Parts and settings", ("path", "value"), settings, text_columns=2)
     published = summary.published or {}
     cautions = "\n".join(f"caution: {caution}" for caution in summary.cautions)
-    sections = [table(summary.name, ("", ""), facts, text_columns=2), parts, _published(published), _differences(published), cautions]
+    sections = [
+        table(summary.name, ("", ""), facts, text_columns=2),
+        parts,
+        _published(published),
+        _differences(published),
+        cautions,
+    ]
     return "\n\n".join(filter(None, sections))
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bitgolf.commands.artifacts import LedgerResult, ScoreResult
     from bitgolf.commands.pack import PackResult
     from bitgolf.commands.sweep import SweepResult
+    from bitgolf.commands.to_web import WebPageResult
     from bitgolf.pipeline.compression import ArtifactSizes
     from bitgolf.pipeline.result import HeldOutText, RunResult
     from bitgolf.score.result import CompressResult, MethodResult, ProofResult
@@ -33,6 +34,12 @@ def proof_line(result: ProofResult) -> str:
     above = f"{result.overhead_percent:.3f} % above the claimed {result.claimed_bpb:.5f} bpb"
     restored = f"{len(result.sampled)} of {result.groups} groups restored by another process"
     return f"{result.bytes:,} -> {result.coded_bytes:,} bytes, {above}; {restored}"
+
+
+def web_page_line(result: WebPageResult) -> str:
+    """Where a page is, and its size."""
+    share = f"{result.bytes / result.artifact_bytes:.2f} times the artifact's {result.artifact_bytes:,}"
+    return f"{result.page}: {result.bytes:,} bytes, {share}; window of {result.window:,} tokens"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text_columns: int = 1) -> str:
