@@ -12,7 +12,7 @@ from torch import Tensor
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.quantize.codecs.codec import Codec, matrix_shape
 from bitgolf.quantize.codecs.lqer import LQER
-from bitgolf.quantize.codecs.trellis import TrellisCodec, row_order
+from bitgolf.quantize.codecs.trellis import TrellisCodec
 
 TOLERANCE = 2.0**-22
 """Largest relative difference between a weight and the product of its integer and steps: two roundings of float32."""
@@ -58,7 +58,10 @@ def integer_matrix(codec: Codec, code: EncodedTensor, weight: Tensor) -> Integer
         rows, columns = codec.row_and_column_steps(code)
         following = codec.grid.next_state
         trellis = TrellisCode(
-            code["codes"], row_order(code), int(following[-1 if codec.grid.states == 1 else 1, 0]), int(following[0, 1])
+            code["codes"],
+            codec.row_order(code),
+            int(following[1 % codec.grid.states, 0]),
+            int(following[0, 1]),
         )
     else:
         stored: Any = codec.int_grid_and_steps(code)

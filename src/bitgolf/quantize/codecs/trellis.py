@@ -143,7 +143,7 @@ class TrellisCodec(Codec):
         if log2_step is None:
             log2_step = rate_histogram([(w, steps)]).solve_global_step(self.bits, self.rate_weight)
         code = _code_header(w, steps, log2_step)
-        order, step = row_order(code), _step_matrix(code)
+        order, step = _row_order(code), _step_matrix(code)
         ratio = np.minimum(step / local_std(w).numpy(), MAX_STEP_RATIO)
         shrink = (self.rate_weight * TRELLIS_MSE[self.grid.states] * ratio**2).astype(np.float32)
         permutation = factor.permutation.numpy()
@@ -192,7 +192,7 @@ class TrellisCodec(Codec):
         if not (np.isfinite(code["global_step"]).all() and (code["global_step"] > 0).all()):
             raise CorruptFileError(f"the global step must be positive and finite, found {code['global_step']}")
         points = 2 * code["codes"].astype(np.int16) + self.grid.half_offsets(code["codes"])
-        w, order = np.empty(points.shape, np.float32), row_order(code)
+        w, order = np.empty(points.shape, np.float32), _row_order(code)
         with np.errstate(over="ignore", invalid="ignore"):
             w[order] = np.float32(0.5) * points * _step_matrix(code)[order]
         if not np.isfinite(w).all():
@@ -203,6 +203,10 @@ class TrellisCodec(Codec):
         """Half steps: the points of the trellis are at whole and half steps."""
         rows = np.float32(0.5) * code["global_step"] * log_steps.decode_log_steps(code["rows"])
         return torch.from_numpy(rows), torch.from_numpy(log_steps.decode_log_steps(code["columns"]))
+
+    def row_order(self, code: EncodedTensor) -> NDArray[np.intp]:
+        """(R,) the rows in the order of the trellis, in which the indices of a code are stored."""
+        return _row_order(code)
 
     def context_model(self, name: str, shape: Shape) -> TrellisContext:
         return TrellisContext(self.grid, matrix_shape(shape)[1])
@@ -241,7 +245,7 @@ def _code_header(w: Tensor, steps: LogSteps, log2_step: float) -> EncodedTensor:
     }
 
 
-def row_order(code: EncodedTensor) -> NDArray[np.intp]:
+def _row_order(code: EncodedTensor) -> NDArray[np.intp]:
     """(R,) order of the rows in the trellis, by increasing step.
 
     If rows of low and high rate alternated, low-rate rows would often be restricted to the points at half steps, which
