@@ -91,6 +91,10 @@ def test_the_page_works_with_the_keyboard_on_a_phone(browser: Browser) -> None:
     browser.value("new Promise((resolve) => setTimeout(resolve, 100))")
     assert browser.value("[running, document.activeElement.id]") == [False, "start"]
     assert "stopped" in browser.value("element('status').textContent")
+    browser.value("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', ctrlKey: true}))")
+    assert browser.value("running")
+    browser.value("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
+    assert browser.value("new Promise((resolve) => setTimeout(() => resolve(running), 100))") is False
 
 
 def test_the_policy_forbids_other_scripts_and_all_requests(browser: Browser) -> None:

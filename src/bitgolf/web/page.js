@@ -2,7 +2,7 @@
 
 const element = (id) => document.getElementById(id);
 const form = element("form"), stop = element("stop"), start = element("start"), shown = element("text");
-let running = false;
+let running = false, stopped = false;
 
 // Give the browser time to paint and to react, at most every 16 ms. A message, since timers wait for 4 ms or longer.
 let painted = 0;
@@ -23,17 +23,19 @@ async function run() {
   const settings = { tokens: setting("length"), temperature: setting("temperature"), top: setting("top"), pause };
   let began = performance.now();
   report(`Reading the prompt: ${read} tokens.`);
+  stopped = false;
   setRunning(true);
   try {
     for await (const token of generate(prompt, settings)) {
       tokens.push(token);
       if (tokens.length <= read) began = performance.now();
       else showText(tokens, read, began);
+      if (tokens.length === read + 1) report("Generating.");
       await pause();
-      if (!running) break;
+      if (stopped) break;
     }
     const made = Math.max(tokens.length - read, 0);
-    const end = !running ? "stopped" : made < settings.tokens ? "the model ended the document" : "done";
+    const end = stopped ? "stopped" : made < settings.tokens ? "the model ended the document" : "done";
     report(`${made} tokens, ${end}. ${speed(made, began)}`);
   } catch (error) {
     report(`The model cannot go on: ${error.message}`);
@@ -41,20 +43,19 @@ async function run() {
   setRunning(false);
 }
 
+// One of the two buttons can be used. The focus moves from the other one to it, before that one is disabled.
 function setRunning(value) {
   running = value;
-  if (!value && document.activeElement === stop) start.focus();
-  stop.disabled = !value;
-  start.disabled = value;
-  if (value) stop.focus();
-  else if (document.activeElement === document.body) start.focus();
+  const [usable, other] = value ? [stop, start] : [start, stop];
+  usable.disabled = false;
+  if ([other, document.body].includes(document.activeElement)) usable.focus();
+  other.disabled = true;
 }
 
 function showText(tokens, read, began) {
   shown.textContent = decode(tokens);
   const made = tokens.length - read;
   if (made > 1) element("speed").textContent = perSecond(made, began);
-  report(`${made} tokens`);
 }
 
 // The first token comes with the end of the prompt, so it is not counted.
@@ -65,9 +66,9 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (!running && !start.disabled) run();
 });
-stop.addEventListener("click", () => setRunning(false));
+stop.addEventListener("click", () => (stopped = true));
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && running) setRunning(false);
+  if (event.key === "Escape") stopped = true;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
 
