@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import bitgolf
 from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.commands.artifacts import generate_text
 from bitgolf.commands.to_web import WebPageResult, write_web_page
@@ -136,8 +137,9 @@ def test_the_result_has_the_size_that_the_page_states(written: WebPageResult, to
 
 
 def test_the_same_artifact_gives_the_same_page(written: WebPageResult, toy: ToyArtifact, tmp_path: Path) -> None:
-    again = write_web_page(toy.artifact, tmp_path / "new" / "folder")
-    assert Path(again.page).read_bytes() == Path(written.page).read_bytes()
+    again = bitgolf.load(toy.artifact).to_web(tmp_path / "new" / "folder")
+    assert again == tmp_path / "new" / "folder" / "index.html"
+    assert again.read_bytes() == Path(written.page).read_bytes()
 
 
 def test_a_page_is_replaced_and_nothing_else(toy: ToyArtifact, tmp_path: Path) -> None:

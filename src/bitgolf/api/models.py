@@ -12,13 +12,14 @@ import numpy.typing as npt
 import torch
 
 from bitgolf.api.calls import library_call, torch_defaults
-from bitgolf.api.paths import AnyPath, newest_or_named
+from bitgolf.api.paths import AnyPath, newest_or_named, to_path
 from bitgolf.api.tables import Table
 from bitgolf.api.texts import Buffer, Text, as_bytes, open_source, to_bytes
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import LedgerEntry, ledger
 from bitgolf.artifact.model import LoadedArtifact, StoredRecipe, load_model
 from bitgolf.commands.artifacts import find_artifact, sample_text
+from bitgolf.commands.to_web import write_web_page
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.model.lm import LM
@@ -152,6 +153,14 @@ class Model:
         data = to_bytes(prompt)
         pieces = sample_text(self._loaded, data, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
         return _each_with_defaults(pieces)
+
+    def to_web(self, folder: AnyPath) -> Path:
+        """Write a page that runs the model, as `bitgolf to-web` does; returns its path, `index.html` in the folder.
+
+        Raises `BitgolfError` for a part or tokenizer that pages do not have, and `UsageError` if another file is there.
+        """
+        with library_call(progress=False):
+            return Path(write_web_page(self.path, to_path(folder)).page)
 
     def encode(self, text: str | bytes) -> Ids:
         """Return the token ids of a text, int32 (n,), without the token that begins a document (`tokenizer.bos`)."""
