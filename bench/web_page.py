@@ -1,8 +1,8 @@
 """Pages of models: `python bench/web_page.py (ARTIFACT | RECIPE)... [--tokens N] [--output FILE]`.
 
-For each artifact: bytes of its page, seconds to load it, tokens per second in V8 (Node.js, which comes with the type
-checker) and in `generate` on the CPU, and whether their greedy tokens are equal. The name of a recipe stands for its
-model with random weights in 6 bits, for sizes and speeds of models that nobody has trained here.
+For each artifact: bytes of its page, seconds to load it, tokens per second and processor time per token in V8 (Node.js,
+which comes with the type checker) and in `generate` on the CPU, and whether their greedy tokens are equal. The name of a
+recipe stands for its model with random weights in 6 bits, for sizes and speeds of models that nobody has trained here.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from bitgolf.text.documents import python_library
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.trainers import SentencePieceBPE
 
+LARGE_ROLES = {"embedding", "head", "matrix"}
 PROMPT = "The history of the city"
 MEASURE = """
 const { performance } = require("perf_hooks");
@@ -42,28 +43,34 @@ const { performance } = require("perf_hooks");
   const began = performance.now();
   await loadConstants(CONSTANTS);
   const loaded = performance.now(), tokens = [];
-  let first = 0;
+  let first = 0, used = null;
   for await (const token of generate(PROMPT, { tokens: COUNT, temperature: 0, top: 0 })) {
     tokens.push(token);
-    if (tokens.length === encode(PROMPT).length + 1) first = performance.now();
+    if (tokens.length === encode(PROMPT).length + 1) first = performance.now(), (used = process.cpuUsage());
   }
   const made = tokens.length - encode(PROMPT).length - 1;
-  const perSecond = (1000 * made) / (performance.now() - first);
-  console.log(JSON.stringify({ tokens, perSecond, load: (loaded - began) / 1000, kernels: kernels !== null }));
+  const perSecond = (1000 * made) / (performance.now() - first), { user, system } = process.cpuUsage(used);
+  const cpu = (user + system) / 1000 / made;
+  console.log(JSON.stringify({ tokens, perSecond, cpu, load: (loaded - began) / 1000, kernels: kernels !== null }));
 })();
 """
 
 
 def random_artifact(name: str, folder: Path) -> Path:
     """An artifact of a recipe's model with random weights."""
-    small = part(Rule, where="gate|scale", use=part(Float, dtype="float16"))
-    recipe = get_recipe(name).set("quantize", (small, part(Rule, where="*", use=part(IntRows, bits=6))))
+    recipe = get_recipe(name)
     passages = [document.data for document in islice(python_library(), 400)]
     proto = SentencePieceBPE(vocab=recipe().tokens["vocab"]).train(passages)
     opened, chance = tokenizer_from_bytes(proto), torch.Generator().manual_seed(0)
     model = build_on_meta(recipe().model, opened.vocab, opened.bos)
+    roles = parameter_roles(model)
+    small, large = part(Float, dtype="float16"), part(IntRows, bits=6)
+    rules = [
+        part(Rule, where=role, use=large if role in LARGE_ROLES else small) for role in dict.fromkeys(roles.values())
+    ]
+    recipe = recipe.set("quantize", tuple(rules))
     weights = {path: 0.05 * torch.randn(p.shape, generator=chance) for path, p in model.named_parameters()}
-    write_model(folder / f"{name}.bg", recipe, encode_model(weights, parameter_roles(model), recipe().quantize), proto)
+    write_model(folder / f"{name}.bg", recipe, encode_model(weights, roles, recipe().quantize), proto)
     return folder / f"{name}.bg"
 
 
@@ -95,14 +102,16 @@ def measure(name: str, tokens: int) -> dict[str, Any]:
             loaded.model, loaded.tokenizer, PROMPT.encode(),
             tokens=tokens, temperature=0.0, top_k=0, seed=0, window=window,
         )  # fmt: skip
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         expected = list(drawn)
-        of_torch = len(expected) / (time.perf_counter() - began)
+        of_torch, used = len(expected) / (time.perf_counter() - began), time.process_time() - used
     return {
         "model": loaded.name, "weights": "random" if name in recipe_names() else "trained",
         "parameters": written.parameters, "artifact_bytes": written.artifact_bytes, "page_bytes": written.bytes,
         "write_seconds": round(seconds, 2), "load_seconds": round(found["load"], 2),
-        "tokens_per_second": round(found["perSecond"], 1), "generate_tokens_per_second": round(of_torch, 1),
+        "tokens_per_second": round(found["perSecond"], 1), "cpu_ms_per_token": round(found["cpu"], 3),
+        "generate_tokens_per_second": round(of_torch, 1),
+        "generate_cpu_ms_per_token": round(1000 * used / len(expected), 3),
         "tokens": len(expected), "equal": found["tokens"] == expected, "webassembly": found["kernels"],
     }  # fmt: skip
 
