@@ -30,8 +30,7 @@ def to_hf(
     artifact: ArtifactArgument,
     folder: HuggingFaceTarget,
     push: PushOption = "",
-    private: PageTarget = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the page, which is its file index.html.")]
-PrivateFlag = False,
+    private: PrivateFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a folder that the transformers library loads: weights, tokenizer, code of the model, and a model card.
