@@ -9,7 +9,7 @@ import pytest
 
 from attacks.evaluations.escapes import CHECKS, improbable_escapes, measure_escapes
 from attacks.evaluations.suite import CHEATS, HONEST, Cheat, audit_on
-from attacks.evaluations.tables import HONEST_CONFIGURATIONS, between_marks, rules_table
+from attacks.evaluations.tables import between_marks, rules_table
 from bitgolf.score.audit.audit import AuditReport
 from bitgolf.score.audit.budget import AuditBudget
 from bitgolf.score.audit.findings import RULES
@@ -77,9 +77,8 @@ def test_the_page_says_what_each_rule_means() -> None:
 
 
 def test_the_page_counts_honest_configurations() -> None:
-    assert f"{HONEST_CONFIGURATIONS} random configurations" in between_marks(
-        PAGE, "honest"
-    ) and ", 0 rejected" in between_marks(PAGE, "honest")
+    sentence = between_marks(PAGE, "honest")
+    assert int(sentence.split()[0]) >= 100 and sentence.endswith(", 0 rejected.")
 
 
 def test_the_example_of_the_page_runs() -> None:
