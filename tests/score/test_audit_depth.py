@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from attacks.evaluations.honest import AdaptiveBigram, BigramEvaluation, Isolate
 from attacks.evaluations.partly import MakeEvaluation
 from attacks.evaluations.stored import Stored
 from attacks.evaluations.suite import audit_on
-from attacks.evaluations.tokenizers import NFKCTokenizer, WithTokenizer
+from attacks.evaluations.tokenizers import ModelsOwnEncoding, NFKCTokenizer, WithTokenizer
 from bitgolf.errors import UsageError
 from bitgolf.score.audit.audit import AuditObserver, audit_evaluation
 from bitgolf.score.audit.budget import AuditBudget, questions_for
@@ -24,6 +25,7 @@ from bitgolf.score.audit.losslessness import correction_bits
 from bitgolf.score.audit.plan import AuditPlan
 from bitgolf.score.audit.runner import LocalRunner
 from bitgolf.score.audit.stored_text import novel_targets
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from helpers.examples import examples
 
 FEW = AuditBudget(confidence=0.8, share=0.3)
@@ -170,6 +172,28 @@ def test_a_normalizing_tokenizer_is_named_with_what_it_loses() -> None:
     assert finding.rule == "lossy-tokenizer" and not [other for other in others if other.severity == "error"]
     assert "10 of 10 documents" in finding.message and "bpb" in finding.message
     assert 0 < finding.evidence["bpb"] < 0.3 and finding.evidence["bits"] > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed", "verdict"),
+    [
+        ("fineweb_1024_bpe", True, "lossy-tokenizer, no-space-piece"),
+        ("fineweb_1024_bpe", False, "lossy-tokenizer, bytes-over"),  # it counts the bytes of the normalized text
+        ("fineweb_2048_bpe_no_byte_fallback", False, "lossy-tokenizer"),
+    ],
+)
+def test_published_tokenizers_have_all_their_faults_named(name: str, renamed: bool, verdict: str, shared: Path) -> None:
+    """renamed: the model has no piece for a lone space, but hundreds that begin with one."""
+    data = (shared / "data" / "tokenizers" / f"{name}.model").read_bytes()
+    model = SentencePieceTokenizer(data.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82") if renamed else data)
+
+    class Published(WithTokenizer):
+        def __init__(self, tokenizer: Any) -> None:
+            super().__init__(tokenizer)
+            self.tokenizer = ModelsOwnEncoding(tokenizer)
+
+    report = audit_on(lambda: typographic_corpus()._replace(tokenizer=model), Published, FEW)
+    assert report.verdict == verdict, report.findings
 
 
 # ---- stored text -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from bitgolf.score.audit.contamination import check_contamination, check_determi
 from bitgolf.score.audit.coverage import check_coverage
 from bitgolf.score.audit.denominator import check_denominator
 from bitgolf.score.audit.evaluation import Evaluation
-from bitgolf.score.audit.findings import AuditFinding, ranked
+from bitgolf.score.audit.findings import AuditFinding, error, ranked
 from bitgolf.score.audit.harness import AuditHarness
 from bitgolf.score.audit.isolation import check_isolation, check_length_leak
 from bitgolf.score.audit.losslessness import check_losslessness
@@ -118,6 +118,8 @@ class _Audit:
         self.harness = harness = AuditHarness(runner, documents, training, seed, budget, self.observer.ran)
         text = harness.text.tokens
         claimed = harness.run(text, build=text, warm_up=text)
+        if not claimed.claim.bytes:
+            raise AuditStopped(error("evaluation-error", "the text has 0 bytes in its score"))
         self.claimed = claimed.claim.bpb
         asked = harness.draw(harness.charges.order, budget.questions)
         started = time.perf_counter()  # the runs before also load and compile
