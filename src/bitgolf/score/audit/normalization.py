@@ -76,6 +76,7 @@ def _check_swaps(
     changed = harness.text.tokens.copy()
     changed[targets + 1] = tokens
     run = harness.run(changed, distribution_targets=targets.tolist()).claim
+    tolerance = 10 * harness.budget.tolerance  # rows of a batch that adapt together round differently
     for target, token in zip(targets.tolist(), tokens.tolist(), strict=True):
         found, bits = run.bits[run.positions == target], reported.distributions[target]
         if not len(found):  # unless targets are missing anyhow, which `check_coverage` reports
@@ -83,9 +84,9 @@ def _check_swaps(
                 yield error("skipped-targets", f"target {target}, if it is token {token}", target=target)
             continue
         off = abs(float(found[0] - bits[token]))
-        if not off <= harness.budget.tolerance:
+        if not off <= tolerance:
             other = run.distributions.get(target)
-            same = other is None or (other.shape == bits.shape and _close(other, bits, harness.budget.tolerance))
+            same = other is None or (other.shape == bits.shape and _close(other, bits, tolerance))
             rule = "charge-mismatch" if same else "target-in-key"
             yield error(rule, f"by {off:.2g} bits at target {target}", bits=off, target=target)
 

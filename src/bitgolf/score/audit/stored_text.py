@@ -14,7 +14,7 @@ from bitgolf.score.audit.harness import AuditHarness
 from bitgolf.score.text import append_final_bos
 
 SHORTEST = 32  # targets of the shortest part that is compared with the rest
-MAX_RATIO = 0.25  # bits per target of a part, relative to the rest, below which it is called stored
+MAX_RATIO = 0.2  # bits per target of a part, relative to the rest, below which it is called stored
 MIN_MISSING_BITS = 64.0
 MIN_DEVIATIONS = 5.0  # excess of targets that cost far more in another place over those that cost far less, in sigma
 LONGEST_CONTEXT = 12  # tokens
