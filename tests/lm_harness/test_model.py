@@ -68,6 +68,13 @@ def harness(harness_class: Callable[..., Any], toy: ToyArtifact) -> Any:
     return harness_class(artifact=str(toy.artifact), device="cpu", max_length=16, batch_size=1)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_device_that_the_harness_passes_by_default_need_not_exist(harness_class: Any, toy: ToyArtifact) -> None:
+    assert harness_class(artifact=str(toy.artifact), device="cuda:0", max_length=16).max_length == 16
+    with pytest.raises(bitgolf.BitgolfError, match="cuda:1"):
+        harness_class(artifact=str(toy.artifact), device="cuda:1", max_length=16)
+
+
 def requests(*arguments: tuple[Any, ...]) -> list[Any]:
     return [SimpleNamespace(args=args) for args in arguments]
 
@@ -222,7 +229,7 @@ def test_the_harness_itself(toy: ToyArtifact, model: bitgolf.Model, tmp_path: Pa
         (tmp_path / f"{name}.yaml").write_text(TASKS[name].replace("FOLDER", str(tmp_path)))
     command = [
         sys.executable, "-m", "bitgolf.lm_harness", "run", "--model", "bitgolf",
-        "--model_args", f"artifact={toy.artifact},max_length=4096", "--device", "cpu",
+        "--model_args", f"artifact={toy.artifact},max_length=4096",
         "--tasks", ",".join(rows), "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out.json"),
     ]  # fmt: skip
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

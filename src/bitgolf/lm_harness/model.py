@@ -15,6 +15,8 @@ from lm_eval.api.registry import register_model  # pyright: ignore[reportMissing
 import bitgolf
 from bitgolf.errors import UsageError
 
+HARNESS_DEVICE = "cuda:0"
+"""The device that the harness passes by default, whether or not there is one."""
 MOST_GENERATED = 256
 """Tokens to generate for a request that states no number."""
 
@@ -23,9 +25,10 @@ MOST_GENERATED = 256
 class BitgolfHarnessModel(HarnessModel):
     """A packed model.
 
-    artifact: the file artifact.bg, the folder of its run, or `latest`. device: as in `bitgolf.load`. max_length: tokens
-    that the model reads at a time; by default those of the last scoring method of its recipe. batch_tokens: tokens in a
-    batch. batch_size, max_batch_size: of the harness, without effect.
+    artifact: the file artifact.bg, the folder of its run, or `latest`. device: as in `bitgolf.load`; `cuda:0`, which the
+    harness passes if none is named, stands for a GPU if there is one. max_length: tokens that the model reads at a time;
+    by default those of the last scoring method of its recipe. batch_tokens: tokens in a batch. batch_size,
+    max_batch_size: of the harness, without effect.
 
     A text begins with the token that begins a document. Log-likelihoods are natural logarithms; those of whole texts do
     not include the end of the document, which the referee of `bitgolf score` counts as a target.
@@ -41,7 +44,7 @@ class BitgolfHarnessModel(HarnessModel):
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
-        self.bitgolf = bitgolf.load(str(artifact), device=device or "auto")
+        self.bitgolf = bitgolf.load(str(artifact), device="auto" if device in (None, HARNESS_DEVICE) else device)
         self.bos = self.bitgolf.tokenizer.bos
         self.max_length = int(max_length or self.bitgolf.recipe.score[-1]().window)
         self.batch_tokens = int(batch_tokens)
