@@ -209,6 +209,7 @@ def test_the_prior_of_rows_is_measured(
         (compression, "compression.jsonl", "measurements.md"),
         (ablate, "ablation.jsonl", "techniques.md"),
         (row_prior, "row_prior.jsonl", "measurements.md"),
+        (recipes_by_cap, "recipes_by_cap.jsonl", "measurements.md"),
     ],
 )
 def test_published_lines_print_as_the_table_of_the_documents(
