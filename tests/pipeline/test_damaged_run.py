@@ -167,7 +167,7 @@ def test_a_torn_line_of_the_log_is_skipped_and_said(toy_run: Path) -> None:
     assert done.returncode == 0 and "log.jsonl: 1 line is not a whole event and was skipped" in done.stderr
     assert "Training loss" in (toy_run / "report.html").read_text()
     events = read_events(log)
-    assert events.skipped == 1 and len(events.events) > whole and events.events[-1]["event"] == "stage_done"
+    assert events.skipped == 1 and len(events.events) > whole and events.events[-1]["event"] == "result"
 
 
 def test_what_is_no_event_is_skipped(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from helpers.javascript import Node
 from helpers.toy_artifact import ToyArtifact, make_toy
 
 PROMPT = "Once, "
+ENDLESS = "async function* (prompt, settings) { for (;;) { await settings.pause(); yield 5; } }"
 STATUS = "ready.then(() => element('status').textContent)"
 
 
@@ -86,6 +87,7 @@ def test_the_page_works_with_the_keyboard_on_a_phone(browser: Browser) -> None:
         assert browser.value("getComputedStyle(document.activeElement).outlineStyle") != "none"
     assert reached == ["prompt", "temperature", "top", "length", "start"]
     browser.value("element('length').value = 100000")
+    browser.value(f"(generate = {ENDLESS}, true)")  # the toy model may end the document at any time
     browser.press("Enter")
     assert browser.value("[running, document.activeElement.id, stop.disabled]") == [True, "stop", False]
     browser.press("Enter")

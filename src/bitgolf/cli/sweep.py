@@ -191,7 +191,7 @@ def _given(
     """The inputs of each run. Raises `UsageError` for a number of tokens that is none."""
     from bitgolf.pipeline.given_inputs import GivenInputs
 
-    return GivenInputs(text, shards, tokenizer, reading, score_tokens=parse_score_tokens(score_tokens))
+    return GivenInputs(tuple(text), shards, tokenizer, reading, score_tokens=parse_score_tokens(score_tokens))
 
 
 def _list(target: str, list_names: bool, as_json: bool) -> None:

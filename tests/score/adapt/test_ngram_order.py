@@ -143,7 +143,7 @@ def test_counted_in_corpus_order_it_is_none_if_anything_learns_in_another_order(
 LORA = part(DocumentLoRA, window=16, stride=6, rows=1, rank=2, lr=0.02)
 PHASES = part(PhasedLoRA, lora=LORA, boundaries=(1, 2), chunk=40, sgd=part(SGDAdaptation, lr=0.02, epochs=1))
 LETTERS = [bytes([97 + i]) * 3 + b"abcdeabcdbcae" for i in range(3)]
-FEW = AuditBudget(cuts=2, documents=1, layouts=1, normalization_targets=1)
+FEW = AuditBudget(confidence=0.5, share=0.25)
 
 
 @pytest.mark.parametrize(

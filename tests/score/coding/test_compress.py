@@ -164,8 +164,9 @@ def test_adversarial_tables_cost_what_they_say(vocab: int, kind: str) -> None:
 
 
 def test_a_small_file_has_a_small_header(codec: TextCodec) -> None:
+    """The name of the machine's arithmetic included, which takes 33 bytes here."""
     made = code(codec, [TEXT[:600]])
-    assert 8 * len(made.data) - made.bits < 8 * 64
+    assert 8 * len(made.data) - made.bits < 8 * 110
 
 
 # ---- inputs that cannot be coded -------------------------------------------------------------------------------------
