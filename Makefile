@@ -38,6 +38,7 @@ tests: $(READY)
 # Everything: the other extras, Debian packages where the user is root, cases marked `exhaustive`, all examples of the
 # tests with Hypothesis, and the built wheel.
 test-all: .venv/all-ready test
+	@test -e .venv-arm/ready || tests/arm_environment.sh $(BIN)/python .venv-arm || echo "not made: .venv-arm (tests/arm_environment.sh)"
 	$(PYTEST) -m 'exhaustive or hypothesis' --hypothesis-profile exhaustive
 	tests/wheel.sh $(BIN)/python
 
@@ -84,4 +85,4 @@ lint: $(READY)
 	$(BIN)/ruff format src tests bench docs/site
 
 clean:
-	rm -rf .venv .venv-torch-* runs build dist
+	rm -rf .venv .venv-arm .venv-torch-* runs build dist
