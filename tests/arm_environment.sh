@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make FOLDER: Debian's Python and this project's packages for Linux on 64-bit ARM, to run under qemu-aarch64.
-# Nothing else is changed. Needs Debian's apt-get, pip of PYTHON, and 700 MB. Usage: tests/arm_environment.sh PYTHON FOLDER
+# Nothing else is changed. Needs Debian's apt-get, pip of PYTHON, and 1.1 GB. Usage: tests/arm_environment.sh PYTHON FOLDER
 set -euo pipefail
 python=$(realpath --no-symlinks "$1")
 constraints=$(realpath "$(dirname "$0")/../constraints.txt")
