@@ -11,7 +11,6 @@ from bitgolf.cli.artifacts import MethodNames, MethodSettings
 from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.completion import complete_artifact
 from bitgolf.cli.options import (
-    LARGEST_COUNT,
     LARGEST_SEED,
     DeviceOption,
     JsonFlag,
@@ -20,6 +19,7 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     at_most,
+    count_option,
     print_result,
     recipe_or_newest_run,
 )
@@ -45,13 +45,7 @@ TrainingOption = Annotated[
 ]
 BytesOption = Annotated[
     int,
-    typer.Option(
-        "--bytes",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_COUNT),
-        help="Bytes of the text to audit on, in whole documents from its start; 0 means all.",
-    ),
+    count_option("--bytes", "Bytes of the text to audit on, in whole documents from its start; 0 means all."),
 ]
 ConfidenceOption = Annotated[
     float,
@@ -69,24 +63,15 @@ AuditSeed = Annotated[
 ]
 SummedOption = Annotated[
     int,
-    typer.Option(
+    count_option(
         "--sums",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_COUNT),
-        help="Of an evaluation that reports no distributions: maximum number of targets at which every token is tried. "
+        "Of an evaluation that reports no distributions: maximum number of targets at which every token is tried. "
         "0 means as many as the confidence requires.",
     ),
 ]
 CandidatesOption = Annotated[
     int,
-    typer.Option(
-        "--candidates",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_COUNT),
-        help="Tokens that are tried there, the most frequent ones; 0 means all.",
-    ),
+    count_option("--candidates", "Tokens that are tried there, the most frequent ones; 0 means all."),
 ]
 ShapeToleranceOption = Annotated[
     float,

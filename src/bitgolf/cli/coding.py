@@ -10,7 +10,6 @@ import typer
 from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.completion import complete_method
 from bitgolf.cli.options import (
-    LARGEST_COUNT,
     ArtifactArgument,
     JsonFlag,
     KeyOption,
@@ -19,7 +18,7 @@ from bitgolf.cli.options import (
     SkipNullFlag,
     StrictFlag,
     TextOption,
-    at_most,
+    count_option,
     print_result,
 )
 from bitgolf.errors import UsageError
@@ -43,23 +42,11 @@ ProofSettings = Annotated[
 ]
 ProofBytes = Annotated[
     int,
-    typer.Option(
-        "--bytes",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_COUNT),
-        help="Number of bytes of the text to prove, from its start; 0 means all.",
-    ),
+    count_option("--bytes", "Number of bytes of the text to prove, from its start; 0 means all."),
 ]
 ProofSample = Annotated[
     int,
-    typer.Option(
-        "--sample",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_COUNT),
-        help="Number of groups to restore; 0 means all.",
-    ),
+    count_option("--sample", "Number of groups to restore; 0 means all."),
 ]
 ProofChallenge = Annotated[
     str,

@@ -65,6 +65,11 @@ def tokens_option(help: str) -> Any:
     return typer.Option("--tokens", metavar="N", min=64, callback=at_most(LARGEST_COUNT), help=help)
 
 
+def count_option(name: str, help: str) -> Any:
+    """An option with a number of bytes, targets or other things, from 0 on."""
+    return typer.Option(name, metavar="N", min=0, callback=at_most(LARGEST_COUNT), help=help)
+
+
 def check_assignments(context: typer.Context, values: list[str]) -> list[str]:
     """The values of --set or --add. Raises `UsageError` for one that is followed by its VALUE as a word of its own."""
     words: Sequence[str] = context.obj or ()

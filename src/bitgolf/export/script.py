@@ -60,7 +60,6 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
     """Return the code that a recipe reaches: its parts, and the program that runs it.
 
     tokenizer: its kind.
-
     """
     replaced = short_forms(SHORT_FORMS) | short_forms(SHORT_RUNS)
     if tokenizer in TOKENIZERS:
